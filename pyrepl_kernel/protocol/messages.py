@@ -1,0 +1,562 @@
+"""The messages between a session and its worker.
+
+A message is a frozen, typed object. Its fields are its instance dictionary, and that dictionary
+is the msgpack map that travels: nothing is copied to encode a message, and decoding is one check
+of each field's type. A class states its fields as annotations, in the order in which its
+constructor takes them; ``id`` and ``timestamp`` close the list of every class.
+
+    class OutputMessage(Message):
+        type = MessageType.OUTPUT
+        data: str
+        stream: str = "stdout"
+        execution_id: str = ""
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from enum import StrEnum
+from itertools import count
+from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_origin
+
+from pyrepl_kernel.errors import InvalidField, MissingField, UnknownMessageType
+
+__all__ = [
+    "CommInfoMessage",
+    "CommInfoReplyMessage",
+    "CommMessage",
+    "CompleteMessage",
+    "CompleteReplyMessage",
+    "DisplayMessage",
+    "ErrorMessage",
+    "ExecuteMessage",
+    "HeartbeatMessage",
+    "HistoryMessage",
+    "HistoryReplyMessage",
+    "InputMessage",
+    "InputResponseMessage",
+    "InspectMessage",
+    "InspectReplyMessage",
+    "InterruptMessage",
+    "IsCompleteMessage",
+    "IsCompleteReplyMessage",
+    "Message",
+    "MessageType",
+    "OutputMessage",
+    "ReadyMessage",
+    "ResetMessage",
+    "ResultMessage",
+    "ShutdownMessage",
+    "StartMessage",
+    "message_from_map",
+]
+
+
+class MessageType(StrEnum):
+    """The ``type`` of a message, as it stands on the wire."""
+
+    START = "start"
+    READY = "ready"
+    EXECUTE = "execute"
+    OUTPUT = "output"
+    DISPLAY = "display"
+    ERROR = "error"
+    INPUT = "input"
+    INPUT_RESPONSE = "input_response"
+    RESULT = "result"
+    INTERRUPT = "interrupt"
+    HEARTBEAT = "heartbeat"
+    RESET = "reset"
+    SHUTDOWN = "shutdown"
+    COMPLETE = "complete"
+    COMPLETE_REPLY = "complete_reply"
+    INSPECT = "inspect"
+    INSPECT_REPLY = "inspect_reply"
+    IS_COMPLETE = "is_complete"
+    IS_COMPLETE_REPLY = "is_complete_reply"
+    HISTORY = "history"
+    HISTORY_REPLY = "history_reply"
+    COMM = "comm"
+    COMM_INFO = "comm_info"
+    COMM_INFO_REPLY = "comm_info_reply"
+
+
+class _IdSource:
+    """Unique message ids without the cost of a UUID each: a random prefix and a counter."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._prefix = os.urandom(6).hex()
+        self._numbers = count(1)
+
+    def __call__(self) -> str:
+        return f"{self._prefix}-{next(self._numbers)}"
+
+
+new_id = _IdSource()
+# Siblings of one fork must not number their messages alike.
+os.register_at_fork(after_in_child=new_id.renew)
+
+_REQUIRED: Any = object()
+
+
+class _Field:
+    """One field of a message class: its name, default, and the types that it accepts."""
+
+    __slots__ = ("accepts", "default", "expected", "name")
+
+    def __init__(self, name: str, annotation: Any, default: Any) -> None:
+        self.name = name
+        self.default = default
+        types = _accepted_types(annotation)
+        self.accepts = frozenset(types)
+        self.expected = " or ".join(
+            sorted("None" if t is type(None) else t.__name__ for t in types)
+        )
+
+    def make_default(self) -> Any:
+        # Each message gets a list or dict of its own; the class holds the empty pattern.
+        default = self.default
+        return default.copy() if type(default) in (list, dict) else default
+
+
+def _accepted_types(annotation: Any) -> tuple[type, ...]:
+    """The exact types that msgpack gives for an annotation such as ``list[str] | None``."""
+    if annotation is Any:
+        return (str, bytes, int, float, bool, list, dict, type(None))
+    origin = get_origin(annotation)
+    if origin is None:
+        if annotation is float:
+            return (float, int)
+        return (type(None) if annotation is None else annotation,)
+    if isinstance(origin, type) and origin in (list, dict, tuple):
+        return (origin,)
+    return tuple(t for arm in get_args(annotation) for t in _accepted_types(arm))
+
+
+_CLASSES: dict[str, type[Message]] = {}
+
+
+def _keyword_field(*, default: Any, kw_only: bool = True) -> Any:
+    """Tells type checkers of a field that every message has; the class body drops the value."""
+    return default
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(_keyword_field,))
+class Message:
+    """Base of all messages.
+
+    Args:
+        id: Unique name of this message; made up when not given.
+        timestamp: Seconds since the epoch; now when not given.
+
+    Raises:
+        MissingField: A field without a default was not given.
+        InvalidField: A field's value has the wrong type, or no field has that name.
+    """
+
+    type: MessageType | str = _keyword_field(default=MessageType.HEARTBEAT)
+    id: str = _keyword_field(default="")
+    timestamp: float = _keyword_field(default=0.0)
+
+    _fields: ClassVar[tuple[_Field, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        annotations = cls.__dict__.get("__annotations__", {})
+        namespace = vars(sys.modules[cls.__module__])
+        fields = []
+        for name, text in annotations.items():
+            annotation = eval(text, namespace)
+            fields.append(_Field(name, annotation, cls.__dict__.get(name, _REQUIRED)))
+            if name in cls.__dict__:
+                delattr(cls, name)
+        fields.append(_Field("id", str, _REQUIRED))
+        fields.append(_Field("timestamp", float, _REQUIRED))
+        cls._fields = tuple(fields)
+        _CLASSES[cls.type.value] = cls
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kind = self.type.value
+        given_type = kwargs.pop("type", kind)
+        if given_type != kind:
+            raise InvalidField(kind, "type", given_type, repr(kind))
+        fields = self._fields
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes {len(fields)} fields, got {len(args)}")
+        values: dict[str, Any] = {"type": kind}
+        for field, value in zip(fields, args, strict=False):
+            if field.name in kwargs:
+                raise TypeError(f"{type(self).__name__}: {field.name!r} given twice")
+            values[field.name] = value
+        values.update(kwargs)
+        if "id" not in values:
+            values["id"] = new_id()
+        if "timestamp" not in values:
+            values["timestamp"] = time.time()
+        self._adopt(values)
+
+    def _adopt(self, values: dict[str, Any]) -> None:
+        """Check ``values`` against the fields and make them this message's own."""
+        fields = self._fields
+        for field in fields:
+            name = field.name
+            try:
+                value = values[name]
+            except KeyError:
+                if field.default is _REQUIRED:
+                    raise MissingField(self.type.value, name) from None
+                values[name] = field.make_default()
+            else:
+                if value.__class__ not in field.accepts and not _is_subtype(value, field):
+                    raise InvalidField(self.type.value, name, value, field.expected)
+        if len(values) != len(fields) + 1:
+            known = {field.name for field in fields} | {"type"}
+            name = next(name for name in values if name not in known)
+            raise InvalidField(self.type.value, name, values[name], "no such field")
+        del values["type"]
+        self.__dict__.update(values)
+
+    def to_map(self) -> dict[str, Any]:
+        """The message as the map that travels; ``type`` comes first."""
+        return {"type": self.type.value, **self.__dict__}
+
+    @classmethod
+    def from_map(cls, values: dict[str, Any]) -> Self:
+        """Build a message of this class from a decoded map, which it takes over."""
+        message = cls.__new__(cls)
+        message._adopt(values)
+        return message
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen; cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen; cannot delete {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__dict__ == self.__dict__
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.id))
+
+    def __repr__(self) -> str:
+        shown = []
+        for field in self._fields:
+            value = getattr(self, field.name)
+            if field.name in ("id", "timestamp") or value == field.default:
+                continue
+            text = repr(value)
+            shown.append(f"{field.name}={text if len(text) <= 60 else text[:57] + '...'}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _is_subtype(value: Any, field: _Field) -> bool:
+    """Whether a caller gave an instance of a subclass (a str enum, say); bool is no int here."""
+    return not isinstance(value, bool) and isinstance(value, tuple(field.accepts))
+
+
+def message_from_map(values: dict[str, Any]) -> Message:
+    """The message that a decoded map stands for; takes the map over.
+
+    Raises:
+        MissingField: The map has no ``type``, or lacks a field of its type.
+        UnknownMessageType: No message class has that type.
+        InvalidField: A field's value has the wrong type, or is not a field of that message.
+    """
+    try:
+        name = values["type"]
+    except KeyError:
+        raise MissingField("untyped", "type") from None
+    cls = _CLASSES.get(name) if name.__class__ is str else None
+    if cls is None:
+        raise UnknownMessageType(name)
+    return cls.from_map(values)
+
+
+# ------------------------------------------------------- a worker's life
+
+
+class StartMessage(Message):
+    """Session → worker, first of all: who you are, and where you work.
+
+    ``cwd`` and ``env`` are applied by the worker itself, so that a spare that was started long
+    before takes over the directory and environment of the one who asked for it.
+    """
+
+    type = MessageType.START
+    session_id: str
+    cwd: str | None = None
+    env: dict[str, str] | None = None
+    options: dict[str, Any] = {}
+
+
+class ReadyMessage(Message):
+    """Worker → session: IPython stands, messages are welcome."""
+
+    type = MessageType.READY
+    session_id: str
+    capabilities: dict[str, Any] = {}
+
+
+class InterruptMessage(Message):
+    """Session → worker: stop what awaits. SIGINT goes with it, where a signal can."""
+
+    type = MessageType.INTERRUPT
+    execution_id: str = ""
+
+
+class HeartbeatMessage(Message):
+    """Session → worker, and the same back: the worker's loop runs."""
+
+    type = MessageType.HEARTBEAT
+    sequence: int = 0
+
+
+class ResetMessage(Message):
+    """Session → worker, and the same back when done: forget all since the warmup."""
+
+    type = MessageType.RESET
+    error: str = ""
+
+
+class ShutdownMessage(Message):
+    """Session → worker: run the exit handlers, and end."""
+
+    type = MessageType.SHUTDOWN
+    restart: bool = False
+
+
+# ------------------------------------------------------------- execution
+
+
+class ExecuteMessage(Message):
+    """Session → worker: run a cell.
+
+    Args:
+        code: The cell's source.
+        capture_source: False keeps the code out of linecache and out of the history.
+        silent: No output but errors, no history, no count (Jupyter's ``silent``).
+        store_history: Whether the cell counts and enters the history.
+        user_expressions: Name → expression, evaluated after a cell that succeeded.
+        allow_stdin: Whether ``input()`` may ask the front end.
+        cell_id: The front end's name of the cell; None when it gave none.
+        metadata: The request's metadata, as the front end sent it.
+        parent: The Jupyter header that the cell's output refers to; empty outside Jupyter.
+    """
+
+    type = MessageType.EXECUTE
+    code: str
+    capture_source: bool = True
+    silent: bool = False
+    store_history: bool = True
+    user_expressions: dict[str, Any] = {}
+    allow_stdin: bool = False
+    cell_id: str | None = None
+    metadata: dict[str, Any] = {}
+    parent: dict[str, Any] = {}
+
+
+class OutputMessage(Message):
+    """Worker → session: text that an execution wrote to ``stdout`` or ``stderr``."""
+
+    type = MessageType.OUTPUT
+    data: str
+    stream: str = "stdout"
+    execution_id: str = ""
+
+
+class DisplayMessage(Message):
+    """Worker → session: something rich.
+
+    Args:
+        kind: ``display``, ``update``, ``clear`` or ``result``.
+        data: Mime type → value.
+        metadata: Mime type → metadata of that value.
+        transient: What lives only as long as the display does (``display_id``).
+        wait: With ``clear``: wait for the next output.
+        execution_count: With ``result``: the number in ``Out[n]``.
+        buffers: Raw bytes that travel beside the data.
+    """
+
+    type = MessageType.DISPLAY
+    kind: str
+    data: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    transient: dict[str, Any] = {}
+    wait: bool = False
+    execution_count: int | None = None
+    buffers: list[bytes] = []
+    execution_id: str = ""
+
+
+class ErrorMessage(Message):
+    """Worker → session: an exception that reached the user, with IPython's traceback."""
+
+    type = MessageType.ERROR
+    ename: str
+    evalue: str
+    traceback: list[str] = []
+    execution_id: str = ""
+
+
+class InputMessage(Message):
+    """Worker → session: the cell asks the user for a line."""
+
+    type = MessageType.INPUT
+    prompt: str = ""
+    password: bool = False
+    execution_id: str = ""
+
+
+class InputResponseMessage(Message):
+    """Session → worker: the line; ``eof`` when the user closed the input instead."""
+
+    type = MessageType.INPUT_RESPONSE
+    value: str = ""
+    eof: bool = False
+    execution_id: str = ""
+
+
+class ResultMessage(Message):
+    """Worker → session: the execution has ended; nothing of it comes after.
+
+    Args:
+        status: ``ok``, ``error`` or ``aborted``.
+        execution_count: The cell's number.
+        user_expressions: Name → mime bundle or error, for those that were asked for.
+        payload: What the cell asks of the front end (pager, next input, exit).
+        ename: With ``error``: name of the exception's class; likewise the next two.
+        next_count: The number that the next counted cell will have.
+    """
+
+    type = MessageType.RESULT
+    execution_id: str
+    status: str
+    execution_count: int = 0
+    user_expressions: dict[str, Any] = {}
+    payload: list[Any] = []
+    ename: str = ""
+    evalue: str = ""
+    traceback: list[str] = []
+    next_count: int = 1
+
+
+# ----------------------------------------------------- requests and replies
+
+
+class CompleteMessage(Message):
+    """Session → worker: what could stand at the cursor (in characters)?"""
+
+    type = MessageType.COMPLETE
+    code: str
+    cursor_pos: int | None = None
+
+
+class CompleteReplyMessage(Message):
+    """Worker → session: Jupyter's ``complete_reply`` content."""
+
+    type = MessageType.COMPLETE_REPLY
+    request_id: str
+    content: dict[str, Any] = {}
+
+
+class InspectMessage(Message):
+    """Session → worker: what is the object at the cursor (in characters)?"""
+
+    type = MessageType.INSPECT
+    code: str
+    cursor_pos: int | None = None
+    detail_level: int = 0
+    omit_sections: list[str] = []
+
+
+class InspectReplyMessage(Message):
+    """Worker → session: Jupyter's ``inspect_reply`` content."""
+
+    type = MessageType.INSPECT_REPLY
+    request_id: str
+    content: dict[str, Any] = {}
+
+
+class IsCompleteMessage(Message):
+    """Session → worker: would this code run as it stands?"""
+
+    type = MessageType.IS_COMPLETE
+    code: str
+
+
+class IsCompleteReplyMessage(Message):
+    """Worker → session: Jupyter's ``is_complete_reply`` content."""
+
+    type = MessageType.IS_COMPLETE_REPLY
+    request_id: str
+    content: dict[str, Any] = {}
+
+
+class HistoryMessage(Message):
+    """Session → worker: lines of the history; the fields are those of ``history_request``."""
+
+    type = MessageType.HISTORY
+    hist_access_type: str
+    output: bool = False
+    raw: bool = True
+    session: int = 0
+    start: int = 0
+    stop: int | None = None
+    n: int | None = None
+    pattern: str | None = None
+    unique: bool = False
+
+
+class HistoryReplyMessage(Message):
+    """Worker → session: Jupyter's ``history_reply`` content."""
+
+    type = MessageType.HISTORY_REPLY
+    request_id: str
+    content: dict[str, Any] = {}
+
+
+class CommMessage(Message):
+    """A comm message, either way.
+
+    Towards the worker it is an execution of its own, which ends with a ``ResultMessage`` whose
+    ``execution_id`` is this message's ``id``; from the worker, ``execution_id`` names the
+    execution that sent it.
+
+    Args:
+        kind: ``open``, ``msg`` or ``close``.
+        comm_id: The comm.
+        data: Its payload.
+        buffers: Raw bytes that travel beside the payload.
+        content: The other keys of the Jupyter content (``target_name``, ``target_module``).
+        parent: The Jupyter header of the message, towards the worker.
+    """
+
+    type = MessageType.COMM
+    kind: str
+    comm_id: str
+    data: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    buffers: list[bytes] = []
+    content: dict[str, Any] = {}
+    parent: dict[str, Any] = {}
+    execution_id: str = ""
+
+
+class CommInfoMessage(Message):
+    """Session → worker: which comms are open (of one target, or of all)?"""
+
+    type = MessageType.COMM_INFO
+    target_name: str | None = None
+
+
+class CommInfoReplyMessage(Message):
+    """Worker → session: comm id → ``{"target_name": ...}``."""
+
+    type = MessageType.COMM_INFO_REPLY
+    request_id: str
+    comms: dict[str, Any] = {}

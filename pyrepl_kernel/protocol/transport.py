@@ -1,0 +1,439 @@
+"""Streams that carry messages, on asyncio.
+
+    source ──read()──▶ FrameReader ──sink(message)──▶ queue ──receive()──▶ whoever waits
+                       one task,                      (or a sink of the owner's own)
+                       the whole life long
+
+    send(message) ──▶ FrameWriter ──write()──▶ destination
+
+A frame is read however slowly it comes: there is no timeout on reading. What ends a transport is
+the end of its stream, an error of the protocol, or ``close()``; all who wait then get an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from pyrepl_kernel.errors import ProtocolError, TransportClosed, TransportNotStarted
+from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_message
+from pyrepl_kernel.protocol.messages import Message
+
+__all__ = ["FrameReader", "FrameWriter", "MessageTransport", "PipeTransport", "SocketStream"]
+
+log = logging.getLogger("pyrepl_kernel.protocol")
+
+_CHUNK = 128 * 1024
+_HIGH_WATER = 1024 * 1024
+
+Sink = Callable[[Message], None]
+
+
+class ByteSource(Protocol):
+    """What a reader needs: an ``asyncio.StreamReader`` has it."""
+
+    async def read(self, n: int, /) -> bytes:
+        """At least one byte and at most ``n``; nothing at the end of the stream."""
+        ...
+
+
+class ByteDestination(Protocol):
+    """What a writer needs: an ``asyncio.StreamWriter`` has it."""
+
+    def write(self, data: bytes, /) -> None:
+        """Take bytes to send."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until more may be written."""
+        ...
+
+    def close(self) -> None:
+        """Close the stream."""
+        ...
+
+
+class FrameReader:
+    """Reads frames in one background loop, and gives each message to ``sink``.
+
+    Args:
+        source: Where the bytes come from.
+        sink: Called for each message, in order, on the event loop.
+        on_end: Called once when the loop ends, with the error that ended it; None at a clean end
+            of the stream, between two frames.
+        max_frame_size: Largest body accepted, in bytes.
+    """
+
+    def __init__(
+        self,
+        source: ByteSource,
+        sink: Sink,
+        on_end: Callable[[Exception | None], None],
+        *,
+        max_frame_size: int = MAX_FRAME_SIZE,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._on_end = on_end
+        self._decoder = FrameDecoder(max_frame_size)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the loop; it runs until the stream ends."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="frame-reader")
+
+    async def stop(self) -> None:
+        """Stop the loop, if it still runs."""
+        task = self._task
+        if task is None or task is asyncio.current_task():
+            return
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        error: Exception | None = None
+        decoder = self._decoder
+        try:
+            while data := await self._source.read(_CHUNK):
+                decoder.feed(data)
+                while (message := decoder.next_message()) is not None:
+                    self._sink(message)
+            decoder.finish()
+        except (ProtocolError, OSError) as problem:
+            error = problem
+        except Exception as problem:
+            # A fault of the sink's: the loop cannot go on, and whoever waits has to hear of it.
+            log.exception("a message could not be handled")
+            error = problem
+        self._on_end(error)
+
+
+class FrameWriter:
+    """Writes messages as frames.
+
+    Args:
+        destination: Where the bytes go.
+        max_frame_size: Largest body sent, in bytes.
+    """
+
+    def __init__(
+        self, destination: ByteDestination, *, max_frame_size: int = MAX_FRAME_SIZE
+    ) -> None:
+        self._destination = destination
+        self._max = max_frame_size
+
+    def write(self, message: Message) -> None:
+        """Hand over a message; it is sent as soon as the stream takes it.
+
+        Raises:
+            FrameTooLarge: Nothing was sent.
+            TypeError: The message holds what no frame can carry; nothing was sent.
+        """
+        self._destination.write(encode_message(message, self._max))
+
+    async def drain(self) -> None:
+        """Wait until the stream has room again."""
+        await self._destination.drain()
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._destination.close()
+
+
+class MessageTransport:
+    """Messages both ways over a pair of byte streams.
+
+    Args:
+        reader: Where bytes come from (an ``asyncio.StreamReader``, say).
+        writer: Where bytes go (an ``asyncio.StreamWriter``, say).
+        sink: Called for each message that arrives; by default they queue up for ``receive()``.
+        on_end: Called once when the incoming stream ends, with its error or None.
+        max_frame_size: Largest frame body either way, in bytes.
+    """
+
+    def __init__(
+        self,
+        reader: ByteSource,
+        writer: ByteDestination,
+        *,
+        sink: Sink | None = None,
+        on_end: Callable[[Exception | None], None] | None = None,
+        max_frame_size: int = MAX_FRAME_SIZE,
+    ) -> None:
+        self._queue: deque[Message] = deque()
+        self._arrival = asyncio.Event()
+        self._ended = False
+        self._error: Exception | None = None
+        self._started = False
+        self._owner_on_end = on_end
+        self._reader = FrameReader(
+            reader, sink or self._enqueue, self._finish, max_frame_size=max_frame_size
+        )
+        self._writer = FrameWriter(writer, max_frame_size=max_frame_size)
+
+    async def start(self) -> None:
+        """Start reading; needed before anything else."""
+        self._started = True
+        self._reader.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the incoming stream has ended or the transport was closed."""
+        return self._ended
+
+    def _enqueue(self, message: Message) -> None:
+        self._queue.append(message)
+        self._arrival.set()
+
+    def _finish(self, error: Exception | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._error = error
+        self._arrival.set()
+        if self._owner_on_end is not None:
+            self._owner_on_end(error)
+
+    def _check_usable(self) -> None:
+        if not self._started:
+            raise TransportNotStarted
+        if self._ended:
+            raise self._error or TransportClosed("the transport is closed")
+
+    def send_nowait(self, message: Message) -> None:
+        """Send a message without waiting for room in the stream.
+
+        Raises:
+            TransportNotStarted: ``start()`` has not been called.
+            TransportClosed: The transport is closed or its peer has gone.
+            FrameTooLarge: The message is too large; nothing was sent.
+        """
+        self._check_usable()
+        self._writer.write(message)
+
+    async def send(self, message: Message) -> None:
+        """Send a message, and wait while the stream is full; errors as ``send_nowait``."""
+        self.send_nowait(message)
+        await self._writer.drain()
+
+    async def receive(self) -> Message:
+        """The next message; what arrived before the end is still given out after it.
+
+        Raises:
+            TransportNotStarted: ``start()`` has not been called.
+            TransportClosed: The stream has ended between two frames.
+            ProtocolError: The stream is broken; the same error is raised each time.
+        """
+        if not self._started:
+            raise TransportNotStarted
+        while not self._queue:
+            self._check_usable()
+            self._arrival.clear()
+            await self._arrival.wait()
+        return self._queue.popleft()
+
+    async def close(self) -> None:
+        """Stop reading and close the stream; who waits in ``receive()`` gets TransportClosed."""
+        await self._reader.stop()
+        self._finish(TransportClosed("the transport is closed"))
+        self._writer.close()
+
+
+class SocketStream:
+    """A non-blocking socket (or socket pair's end) as source and destination of bytes.
+
+    Reads and writes go to the socket at once when it is ready, without a detour over a buffer of
+    the event loop's. ``finish()`` lets a reader have what is in the socket and then the end, even
+    if somebody else still holds the other end open: a child that the dead worker left behind.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._arrival: asyncio.Future[bytes] | None = None
+        self._want = 0
+        self._finishing = False
+        self._closed = False
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_size = 0
+        self._room: asyncio.Future[None] | None = None
+        self._watching = False
+        self._paused = False
+
+    # -- reading
+
+    async def read(self, n: int, /) -> bytes:
+        """At least one byte and at most ``n``; nothing at the end of the stream."""
+        if self._finishing or self._closed:
+            return self._receive(n) or b""
+        self._arrival = self._loop.create_future()
+        self._want = n
+        self._watch()
+        return await self._arrival
+
+    def _receive(self, n: int) -> bytes | None:
+        """What the socket holds: None for nothing now, empty for the end."""
+        if self._closed:
+            return b""
+        try:
+            return self._sock.recv(n)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
+    def _watch(self) -> None:
+        if not (self._watching or self._paused or self._closed):
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+            self._watching = True
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._loop.remove_reader(self._sock.fileno())
+            self._watching = False
+
+    def _on_readable(self) -> None:
+        if self._arrival is None or self._arrival.done():
+            # The reader is at work with what came before; it watches again when it wants more.
+            self._unwatch()
+        elif (data := self._receive(self._want)) is not None:
+            self._arrival.set_result(data)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the socket until ``resume_reading``: the peer has to wait."""
+        self._paused = True
+        self._unwatch()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        self._paused = False
+        if self._arrival is not None and not self._arrival.done():
+            self._watch()
+
+    def finish(self) -> None:
+        """The peer is dead: after what has arrived, ``read`` gives the end of the stream."""
+        self._finishing = True
+        self._paused = False
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(self._receive(self._want) or b"")
+
+    # -- writing
+
+    def write(self, data: bytes, /) -> None:
+        """Send bytes now as far as the socket takes them, and the rest when it can."""
+        if self._closed:
+            return
+        view = memoryview(data)
+        if not self._unsent:
+            try:
+                sent = self._sock.send(view)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except ConnectionError:
+                return  # the peer is gone; the reading side says so to all who wait
+            if sent == len(view):
+                return
+            view = view[sent:]
+            self._loop.add_writer(self._sock.fileno(), self._send_more)
+        self._unsent.append(view)
+        self._unsent_size += len(view)
+
+    def _send_more(self) -> None:
+        while self._unsent:
+            view = self._unsent[0]
+            try:
+                sent = self._sock.send(view)
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                self._unsent.clear()
+                self._unsent_size = 0
+                break
+            self._unsent_size -= sent
+            if sent < len(view):
+                self._unsent[0] = view[sent:]
+            else:
+                self._unsent.popleft()
+            self._wake_writer()
+        self._loop.remove_writer(self._sock.fileno())
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._unsent_size <= _HIGH_WATER and self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def drain(self) -> None:
+        """Wait while more than a megabyte is unsent."""
+        while self._unsent_size > _HIGH_WATER and not self._closed:
+            if self._room is None or self._room.done():
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
+
+    def close(self) -> None:
+        """Close the socket; whoever waits on it goes on."""
+        if self._closed:
+            return
+        self._closed = True
+        self._unwatch()
+        if self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+            self._unsent.clear()
+            self._unsent_size = 0
+        self._sock.close()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(b"")
+        self._wake_writer()
+
+
+class PipeTransport(MessageTransport):
+    """Messages over one end of a socket pair, the other end of which a worker holds.
+
+    Args:
+        sock: This side's end; the transport owns it from here on.
+        sink: Called for each message that arrives; by default they queue up for ``receive()``.
+        on_end: Called once when the incoming stream ends, with its error or None.
+        max_frame_size: Largest frame body either way, in bytes.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        sink: Sink | None = None,
+        on_end: Callable[[Exception | None], None] | None = None,
+        max_frame_size: int = MAX_FRAME_SIZE,
+    ) -> None:
+        self._stream = SocketStream(sock)
+        super().__init__(
+            self._stream, self._stream, sink=sink, on_end=on_end, max_frame_size=max_frame_size
+        )
+
+    def finish(self) -> None:
+        """The peer is known to be dead: deliver what it sent, then end."""
+        self._stream.finish()
+
+    def close_now(self) -> None:
+        """As ``close`` after the stream has ended: there is no loop left to stop."""
+        self._finish(TransportClosed("the transport is closed"))
+        self._writer.close()
+
+    def pause_reading(self) -> None:
+        """Let the peer wait."""
+        self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        self._stream.resume_reading()

@@ -1,0 +1,1 @@
+"""The host side of a worker: a session, its process, and the pool that keeps spares."""

@@ -1,0 +1,281 @@
+"""What a cell prints, on its way out: ``sys.stdout``, ``sys.stderr``, and their common buffer.
+
+    print() ──▶ OutStream.write ──▶ segments: (stream, cell, [text, …])
+                                        │  when the cell ends, when it is much, or
+                                        │  when the flusher's moment has come
+                                        ▼
+                                    Channel.send(OutputMessage, …)
+
+Both streams share one buffer, so that their order is kept. What C code and child processes write
+does not come this way: it goes through descriptors 1 and 2 to the session.
+"""
+
+from __future__ import annotations
+
+import _thread
+import io
+import os
+import threading
+import time
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from pyrepl_kernel.protocol.messages import Message, OutputMessage
+from pyrepl_kernel.worker.channel import Channel
+from pyrepl_kernel.worker.interrupts import InterruptGuard
+
+__all__ = ["OutStream", "OutputBuffer", "current_execution"]
+
+FIRST_DELAY = 0.008
+"""Seconds until the first output of a burst is sent."""
+BURST_DELAY = 0.05
+"""Seconds between the messages of a burst."""
+FLUSH_SIZE = 1 << 20
+"""Characters after which the buffer is sent at once; the writer waits if nobody takes it."""
+
+_execution: ContextVar[str] = ContextVar("pyrepl_execution")
+
+
+class _Current:
+    """Which execution output belongs to: that of the context, or else the latest."""
+
+    latest = ""
+
+    def begin(self, execution_id: str) -> None:
+        """From here on this context, and all threads without one, belong to an execution."""
+        self.latest = execution_id
+        _execution.set(execution_id)
+
+    def __call__(self) -> str:
+        return _execution.get(self.latest)
+
+
+current_execution = _Current()
+
+
+class _Segment:
+    __slots__ = ("execution_id", "parts", "stream")
+
+    def __init__(self, stream: str, execution_id: str) -> None:
+        self.stream = stream
+        self.execution_id = execution_id
+        self.parts: list[str] = []
+
+
+class OutputBuffer:
+    """Text of both streams that has not been sent yet."""
+
+    def __init__(self, channel: Channel, guard: InterruptGuard) -> None:
+        self._channel = channel
+        self._guard = guard
+        self._lock = threading.RLock()
+        self._flush_lock = threading.RLock()
+        self._segments: list[_Segment] = []
+        self._last = _Segment("", "")
+        self._size = 0
+        self._armed = False
+        self._wake: _thread.LockType | None = None
+        self._flusher_runs = False
+        self.is_forked = False
+        os.register_at_fork(before=self.flush, after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        # A child that the user forked writes straight to the descriptor; what was unsent at the
+        # moment of the fork is its parent's to send.
+        self._lock = threading.RLock()
+        self._flush_lock = threading.RLock()
+        self._segments = []
+        self._last = _Segment("", "")
+        self._size = 0
+        self.is_forked = True
+
+    def write(self, stream: str, text: str) -> None:
+        """Add text; it is sent in a moment."""
+        execution_id = current_execution()
+        with self._lock:
+            last = self._last
+            if last.stream != stream or last.execution_id != execution_id:
+                last = self._last = _Segment(stream, execution_id)
+                self._segments.append(last)
+            last.parts.append(text)
+            self._size += len(text)
+            if self._armed and self._size < FLUSH_SIZE:
+                return
+            self._armed = True
+        if self._size >= FLUSH_SIZE:
+            self.flush()
+        else:
+            self._wake_flusher()
+
+    def _take(self) -> list[_Segment]:
+        with self._lock:
+            segments = self._segments
+            self._segments = []
+            self._last = _Segment("", "")
+            self._size = 0
+            self._armed = False
+        return segments
+
+    def take_messages(self) -> list[Message]:
+        """All that is unsent, as messages; whoever takes them sends them."""
+        return [
+            OutputMessage("".join(segment.parts), segment.stream, segment.execution_id)
+            for segment in self._take()
+        ]
+
+    def flush(self) -> None:
+        """Send what is unsent."""
+        if self._segments and not self.is_forked:
+            self.send_after_output()
+
+    def send_after_output(self, *messages: Message) -> None:
+        """Send messages, and before them all text written so far."""
+        with self._flush_lock:
+            # What is taken from the buffer must reach the channel, interrupt or not.
+            with self._guard:
+                self._channel.post(*self.take_messages(), *messages)
+            self._channel.flush()
+
+    # ------------------------------------------------------------ the flusher
+
+    def _wake_flusher(self) -> None:
+        if self._wake is None:
+            self._wake = _thread.allocate_lock()
+            self._wake.acquire()
+            # Not a threading.Thread: the user's threading.enumerate() is the user's.
+            _thread.start_new_thread(self._flush_by_time, (self._wake,))
+        elif self._wake.locked():
+            self._wake.release()
+
+    def _flush_by_time(self, wake: _thread.LockType) -> None:
+        last = 0.0
+        while True:
+            in_burst = time.monotonic() - last < 2 * BURST_DELAY
+            time.sleep(BURST_DELAY if in_burst else FIRST_DELAY)
+            if self._segments:
+                self.flush()
+                last = time.monotonic()
+            wake.acquire()
+
+
+class OutStream(io.TextIOBase):
+    """``sys.stdout`` or ``sys.stderr`` of a worker.
+
+    Args:
+        buffer: Where the text goes.
+        name: ``stdout`` or ``stderr``.
+        fd: The descriptor that C code and children use for the same stream.
+    """
+
+    encoding = "UTF-8"
+    errors: str | None = "strict"
+
+    def __init__(self, buffer: OutputBuffer, name: str, fd: int) -> None:
+        super().__init__()
+        self._buffer = buffer
+        self.name = f"<{name}>"
+        self._stream = name
+        self._fd = fd
+        self._echo = None
+
+    def write(self, text: str) -> int:
+        """Write text.
+
+        Raises:
+            TypeError: ``text`` is not a str.
+            ValueError: The stream is closed.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if text:
+            if self._buffer.is_forked:
+                self._write_directly(text)
+            else:
+                self._buffer.write(self._stream, text)
+        return len(text)
+
+    def _write_directly(self, text: str) -> None:
+        data = memoryview(text.encode("utf-8", "replace"))
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def writelines(self, lines: Iterable[Any]) -> None:
+        """Write each of the strings."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Send what was written to either stream so far."""
+        self._buffer.flush()
+
+    def fileno(self) -> int:
+        """A real descriptor that reaches the notebook too."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Always False."""
+        return False
+
+    def readable(self) -> bool:
+        """Always False."""
+        return False
+
+    def seekable(self) -> bool:
+        """Always False."""
+        return False
+
+    def writable(self) -> bool:
+        """Always True."""
+        return True
+
+    def close(self) -> None:
+        """Flush; a stream of a worker stays open, whoever closes it."""
+        self.flush()
+
+    @property
+    def buffer(self) -> BytesStream:
+        """The same stream for bytes."""
+        return BytesStream(self)
+
+
+class BytesStream(io.BufferedIOBase):
+    """``sys.stdout.buffer``: bytes, in order with the text."""
+
+    def __init__(self, stream: OutStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def raw(self) -> Any:
+        """The same again: there is no layer below."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """As the text stream's."""
+        return self._stream.name
+
+    def write(self, data: Any) -> int:
+        """Write bytes, decoded as UTF-8."""
+        raw = bytes(data)
+        self._stream.write(raw.decode("utf-8", "replace"))
+        return len(raw)
+
+    def flush(self) -> None:
+        """Send what was written so far."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """As the text stream's."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Always True."""
+        return True
+
+    def close(self) -> None:
+        """Flush; the stream stays open."""
+        self._stream.flush()

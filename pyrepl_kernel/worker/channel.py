@@ -1,0 +1,151 @@
+"""The worker's end of the protocol: blocking, usable from any thread, and safe under signals.
+
+A signal handler of the user's (or a KeyboardInterrupt) may raise between any two bytecodes of the
+main thread. So that no half-sent frame and no received byte is ever lost, what a system call did
+is recorded in C, by ``deque.extend(map(...))``, before the interpreter can look at signals; and
+each change of state here is the assignment of one attribute.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import warnings
+from collections import deque
+
+from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_message
+from pyrepl_kernel.protocol.messages import Message
+
+__all__ = ["Channel", "ChannelClosed"]
+
+_CHUNK = 128 * 1024
+
+
+class ChannelClosed(Exception):
+    """The session has closed its end."""
+
+
+class Channel:
+    """Messages to and from the session.
+
+    Args:
+        sock: The protocol's socket, in blocking mode.
+        max_frame_size: Largest frame body either way, in bytes.
+    """
+
+    def __init__(self, sock: socket.socket, max_frame_size: int = MAX_FRAME_SIZE) -> None:
+        self._sock = sock
+        self._max = max_frame_size
+        self._decoder = FrameDecoder(max_frame_size)
+        self._received: deque[bytes] = deque()
+        self._read_lock = threading.RLock()
+        self._send_lock = threading.RLock()
+        # Frames to send, how many of them are out, and what the socket took of the next one.
+        self._outgoing: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
+        self._is_sending = False
+        self._pid = os.getpid()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        # A child that the user forked shares the socket; a word from it would tear a frame.
+        self._read_lock = threading.RLock()
+        self._send_lock = threading.RLock()
+        self._sock.close()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the worker itself, and not a child that it forked."""
+        return os.getpid() == self._pid
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    # ---------------------------------------------------------------- sending
+
+    def send(self, *messages: Message) -> None:
+        """Send messages in one go; waits while the session does not take them."""
+        self.post(*messages)
+        self.flush()
+
+    def post(self, *messages: Message) -> None:
+        """Queue messages for the next ``flush``; never waits for the session."""
+        if not self.is_ours:
+            warnings.warn(
+                "a forked child cannot display anything but text in the notebook", stacklevel=3
+            )
+            return
+        data = b"".join([encode_message(message, self._max) for message in messages])
+        with self._send_lock:
+            self._outgoing[0].append(data)
+
+    def flush(self) -> None:
+        """Send what was posted; waits while the session does not take it."""
+        with self._send_lock:
+            if not self._is_sending and self._outgoing[0]:
+                self._send_outgoing()
+
+    def _send_outgoing(self) -> None:
+        try:
+            self._is_sending = True
+            while True:
+                frames, index, taken = self._outgoing
+                if index == len(frames):
+                    self._outgoing = ([], 0, deque())
+                    return
+                frame = frames[index]
+                done = sum(taken)
+                if done == len(frame):
+                    self._outgoing = (frames, index + 1, deque())
+                    continue
+                rest = memoryview(frame)[done:] if done else frame
+                taken.extend(map(self._sock.send, (rest,)))
+        except (BrokenPipeError, ConnectionResetError):
+            # The session's process is gone, and the lifeline is about to end this one.
+            self._outgoing = ([], 0, deque())
+        finally:
+            self._is_sending = False
+
+    # --------------------------------------------------------------- receiving
+
+    def receive(self) -> Message:
+        """The next message; waits for it.
+
+        Raises:
+            ChannelClosed: The session has closed its end.
+        """
+        while True:
+            with self._read_lock:
+                message = self._next_message()
+                if message is not None:
+                    return message
+                self._received.extend(map(self._sock.recv, (_CHUNK,)))
+
+    def receive_nowait(self) -> Message | None:
+        """The next message if one has arrived; None otherwise.
+
+        Raises:
+            ChannelClosed: The session has closed its end.
+        """
+        with self._read_lock:
+            message = self._next_message()
+            if message is None and self.wait(0):
+                self._received.extend(map(self._sock.recv, (_CHUNK,)))
+                message = self._next_message()
+            return message
+
+    def _next_message(self) -> Message | None:
+        while self._received:
+            data = self._received.popleft()
+            if not data:
+                raise ChannelClosed
+            self._decoder.feed(data)
+        return self._decoder.next_message()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether something arrives within ``timeout`` seconds."""
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        return bool(poll.poll(timeout * 1000))

@@ -1,0 +1,157 @@
+"""Runs one cell in IPython, and says what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pyrepl_kernel.protocol.messages import ExecuteMessage, ResultMessage
+from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+
+if TYPE_CHECKING:
+    from pyrepl_kernel.worker.loop import CellLoop
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Runs cells.
+
+    Args:
+        shell: IPython.
+        interrupts: Told when user code runs.
+        get_loop: Gives the asyncio loop: None where none is needed yet, unless one is asked for.
+    """
+
+    def __init__(
+        self,
+        shell: ZMQInteractiveShell,
+        interrupts: Interrupts,
+        get_loop: Callable[[bool], CellLoop | None],
+    ) -> None:
+        self._shell = shell
+        self._interrupts = interrupts
+        self._get_loop = get_loop
+
+    def run(self, message: ExecuteMessage, is_interrupted: Callable[[], bool]) -> ResultMessage:
+        """Run a cell to its end.
+
+        Args:
+            message: The cell.
+            is_interrupted: Asked, when a signal came before the cell began, whether it was meant.
+        """
+        shell = self._shell
+        count = shell.execution_count
+        try:
+            try:
+                if self._interrupts.begin() and is_interrupted():
+                    raise KeyboardInterrupt
+                outcome = self._run_cell(message)
+                return self._result(message, outcome)
+            finally:
+                self._interrupts.end()
+        except KeyboardInterrupt as error:
+            # It came when IPython was not in charge: before the cell, or after it.
+            shell.showtraceback((KeyboardInterrupt, error, None), tb_offset=0)
+            return self._failure(message, error, count)
+
+    def _run_cell(self, message: ExecuteMessage) -> Any:
+        shell = self._shell
+        code = message.code
+        shell.compile.keeps_source = message.capture_source
+        arguments: dict[str, Any] = {
+            "store_history": message.store_history and message.capture_source,
+            "silent": message.silent,
+            "cell_id": message.cell_id,
+        }
+        if "await" in code or "async" in code:
+            transformed, problem = self._transform(code)
+            if self._is_async(code, transformed, problem):
+                return self._run_async(code, transformed, problem, arguments)
+        loop = self._get_loop(False)
+        if loop is None:
+            return shell.run_cell(code, **arguments)
+        loop.show()
+        try:
+            return shell.run_cell(code, **arguments)
+        finally:
+            loop = self._get_loop(True)
+            assert loop is not None
+            loop.hide()
+
+    def _transform(self, code: str) -> tuple[str, Any]:
+        try:
+            return self._shell.transform_cell(code), None
+        except Exception:
+            return code, sys.exc_info()
+
+    def _is_async(self, code: str, transformed: str, problem: Any) -> bool:
+        shell = self._shell
+        runner = getattr(shell.loop_runner, "__name__", "")
+        # Trio and curio cells are run by IPython's own runners.
+        return runner == "_asyncio_runner" and shell.should_run_async(
+            code, transformed_cell=transformed, preprocessing_exc_tuple=problem
+        )
+
+    def _run_async(
+        self, code: str, transformed: str, problem: Any, arguments: dict[str, Any]
+    ) -> Any:
+        shell = self._shell
+        shell._last_traceback = None
+        shell.failed_display = False
+        loop = self._get_loop(True)
+        assert loop is not None
+        coroutine = shell.run_cell_async(
+            code, transformed_cell=transformed, preprocessing_exc_tuple=problem, **arguments
+        )
+
+        def on_task(task: Any) -> None:
+            self._interrupts.task = task
+
+        outcome = None
+        try:
+            outcome = loop.run(coroutine, on_task)
+        finally:
+            self._interrupts.task = None
+            shell.events.trigger("post_execute")
+            if not arguments["silent"]:
+                shell.events.trigger("post_run_cell", outcome)
+        return outcome
+
+    def _result(self, message: ExecuteMessage, outcome: Any) -> ResultMessage:
+        shell = self._shell
+        error = outcome.error_before_exec or outcome.error_in_exec
+        if not outcome.success or shell.failed_display:
+            return self._failure(message, error, shell.execution_count - 1)
+        expressions = message.user_expressions
+        return ResultMessage(
+            message.id,
+            "ok",
+            execution_count=shell.execution_count - 1,
+            user_expressions=shell.user_expressions(expressions) if expressions else {},
+            payload=self._take_payload(),
+            next_count=shell.execution_count,
+        )
+
+    def _failure(
+        self, message: ExecuteMessage, error: BaseException | None, count: int
+    ) -> ResultMessage:
+        shell = self._shell
+        return ResultMessage(
+            message.id,
+            "error",
+            execution_count=count,
+            payload=self._take_payload(),
+            ename=type(error).__name__,
+            evalue=str(error),
+            traceback=list(shell._last_traceback or []),
+            next_count=shell.execution_count,
+        )
+
+    def _take_payload(self) -> list[Any]:
+        manager = self._shell.payload_manager
+        payload: list[Any] = manager.read_payload()
+        manager.clear_payload()
+        return payload

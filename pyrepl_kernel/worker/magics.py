@@ -1,0 +1,100 @@
+"""Magics that mean something else in a notebook than in a terminal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from IPython.core.display import Javascript
+from IPython.core.display_functions import display
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class
+
+__all__ = ["KernelMagics"]
+
+
+@magics_class
+class KernelMagics(Magics):
+    """Magics of a notebook's kernel."""
+
+    @line_magic
+    def edit(self, parameter_s: str = "", last_call: list[str] | None = None) -> None:
+        """Open a file, an object's source or a piece of history in the front end's editor.
+
+        The file is not run when the editor closes: nobody tells the kernel that it did.
+
+        Usage: %edit [-n LINE] [-p] [-r] [FILE | NAME | HISTORY RANGE]
+        """
+        from IPython.core.magics.code import CodeMagics, MacroToEdit
+
+        options, args = self.parse_options(parameter_s, "prn:")
+        try:
+            target = CodeMagics._find_edit_target(self.shell, args, options, last_call or ["", ""])
+        except MacroToEdit:
+            print("Macros cannot be edited from a notebook.")
+            return
+        filename, line, _ = target
+        self.shell.payload_manager.write_payload(
+            {
+                "source": "edit_magic",
+                "filename": str(Path(filename).resolve()),
+                "line_number": line,
+            }
+        )
+
+    @line_magic
+    def clear(self, arg_s: str) -> None:
+        """Clear the terminal."""
+        self.shell.system("clear")
+
+    @line_magic
+    def less(self, arg_s: str) -> None:
+        """Show a file through the pager; Python files are coloured."""
+        from IPython.core import page
+        from IPython.utils import openpy
+
+        if not arg_s:
+            raise UsageError("Missing filename.")
+        path = Path(arg_s).expanduser()
+        if path.suffix == ".py":
+            text = self.shell.pycolorize(openpy.read_py_file(str(path), skip_encoding_cookie=False))
+        else:
+            text = path.read_text()
+        page.page(text)
+
+    more = line_magic("more")(less)
+
+    @line_magic
+    def man(self, arg_s: str) -> None:
+        """Find a manual page and show it through the pager."""
+        from IPython.core import page
+        from IPython.utils.process import getoutput
+
+        page.page(getoutput(f"man {arg_s} | col -b"))
+
+    @line_magic
+    def connect_info(self, arg_s: str) -> None:
+        """Say how another client connects to this kernel."""
+        path = os.environ.get("PYREPL_CONNECTION_FILE", "")
+        if not path:
+            print("This session has no connection file.")
+            return
+        name = Path(path).name
+        print(Path(path).read_text())
+        print(
+            f"Another client connects to this kernel with\n"
+            f"    $> jupyter <app> --existing {name}\n"
+            f"or, where it runs on another machine, with a copy of the file\n"
+            f"    {path}"
+        )
+
+    @line_magic
+    def autosave(self, arg_s: str) -> None:
+        """Set the front end's autosave interval in seconds; 0 turns it off."""
+        try:
+            interval = int(arg_s)
+        except ValueError as error:
+            raise UsageError(f"%autosave requires an integer, got {arg_s!r}") from error
+        script = f"IPython.notebook.set_autosave_interval({1000 * interval})"
+        display(Javascript(script), include=["application/javascript"])
+        print(f"Autosaving every {interval} seconds" if interval else "Autosave disabled")

@@ -1,0 +1,90 @@
+"""From a bare process to a worker that is ready."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+import traceback
+from typing import Any
+
+from IPython.core import release
+
+from pyrepl_kernel.protocol.messages import ReadyMessage, StartMessage
+from pyrepl_kernel.worker.capture import OutputBuffer, OutStream
+from pyrepl_kernel.worker.channel import Channel, ChannelClosed
+from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+from pyrepl_kernel.worker.worker import Worker, end_process
+
+__all__ = ["serve"]
+
+
+def serve(sock: socket.socket) -> None:
+    """Be a worker: wait for the start message, get ready, serve, and end the process."""
+    channel = Channel(sock)
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        start = channel.receive()
+    except ChannelClosed:
+        return
+    if not isinstance(start, StartMessage):
+        sys.exit(f"expected a start message, got {start!r}")
+    enter_environment(start)
+    output = OutputBuffer(channel, interrupts.guard)
+    sys.stdout = OutStream(output, "stdout", 1)
+    sys.stderr = OutStream(output, "stderr", 2)
+    shell = make_shell(output, start.options)
+    worker = Worker(channel, output, shell, interrupts)
+    channel.send(
+        ReadyMessage(
+            start.session_id,
+            {
+                "python": platform.python_version(),
+                "implementation": sys.implementation.name,
+                "ipython": release.version,
+                "pid": os.getpid(),
+            },
+        )
+    )
+    try:
+        worker.run()
+    except BaseException:
+        # A fault of ours. It belongs on the descriptor, where the session looks for last words.
+        traceback.print_exc(file=sys.__stderr__)
+        end_process(1)
+    end_process()
+
+
+def enter_environment(start: StartMessage) -> None:
+    """Apply the directory and the environment that the start message gives."""
+    if start.env:
+        os.environ.update(start.env)
+    if start.cwd is not None:
+        os.chdir(start.cwd)
+    # As under ipykernel: modules of the working directory, wherever that may move to, come first.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    sys.argv = list(start.options.get("argv") or ["pyrepl_kernel"])
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+
+
+def make_shell(output: OutputBuffer, options: dict[str, Any]) -> ZMQInteractiveShell:
+    """Build IPython.
+
+    Args:
+        output: Where its displays and errors go.
+        options: ``history`` (bool): keep the user's history.
+    """
+    traits: dict[str, Any] = {"send": output.send_after_output, "user_ns": {}}
+    shell: ZMQInteractiveShell = ZMQInteractiveShell.instance(**traits)
+    if options.get("history"):
+        shell.history_manager.postpone()
+    session_name = os.environ.get("JPY_SESSION_NAME")
+    if session_name:
+        shell.user_ns["__session__"] = session_name
+    return shell
+
+

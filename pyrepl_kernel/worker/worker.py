@@ -1,0 +1,348 @@
+"""The worker: takes messages from the session one by one and does what they ask.
+
+    session ──▶ Channel ──▶ Worker ──┬─ execute ─▶ Executor ─▶ IPython ─▶ user's code
+                   ▲                 ├─ complete, inspect, … ─▶ requests
+                   │                 └─ comm ─▶ Comms
+                   │
+                   └── OutputBuffer ◀── sys.stdout, sys.stderr, displays, errors, results
+
+Everything happens on the main thread, where signals arrive and where user code expects to run.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import StdinNotImplementedError
+
+from pyrepl_kernel.protocol.messages import (
+    CommInfoMessage,
+    CommInfoReplyMessage,
+    CommMessage,
+    ExecuteMessage,
+    HeartbeatMessage,
+    InputMessage,
+    InputResponseMessage,
+    InterruptMessage,
+    Message,
+    ResetMessage,
+    ResultMessage,
+    ShutdownMessage,
+)
+from pyrepl_kernel.worker import requests
+from pyrepl_kernel.worker.capture import OutputBuffer, current_execution
+from pyrepl_kernel.worker.channel import Channel, ChannelClosed
+from pyrepl_kernel.worker.comms import Comms
+from pyrepl_kernel.worker.executor import Executor
+from pyrepl_kernel.worker.imports import when_imported
+from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+
+if TYPE_CHECKING:
+    from pyrepl_kernel.worker.loop import CellLoop
+
+__all__ = ["Worker"]
+
+log = logging.getLogger("pyrepl_kernel.worker")
+
+_IDLE_PAUSE = 0.1  # seconds without a message before what can wait is done
+
+
+class Worker:
+    """One worker process's main thread.
+
+    Args:
+        channel: The protocol.
+        output: Where streams and displays go.
+        shell: IPython.
+        interrupts: SIGINT's handler.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        output: OutputBuffer,
+        shell: ZMQInteractiveShell,
+        interrupts: Interrupts,
+    ) -> None:
+        self._channel = channel
+        self._output = output
+        self._shell = shell
+        self._interrupts = interrupts
+        self._comms = Comms(output.send_after_output)
+        self._executor = Executor(shell, interrupts, self._get_loop)
+        self._waiting: deque[Message] = deque()  # read, but not its turn yet
+        self._answers: deque[InputResponseMessage] = deque()
+        self._interrupted_id = ""
+        self._allow_stdin = False
+        self._loop: CellLoop | None = None
+        self._is_awaiting = False
+        self._has_ended = False
+        self._when_idle: list[Callable[[], None]] = [self._open_history, self._load_libc]
+        self._fflush: Callable[[None], int] | None = None
+        self._warm_namespace: dict[str, Any] = {}
+        self._handlers: dict[type[Message], Callable[[Any], None]] = {
+            ExecuteMessage: self._execute,
+            CommMessage: self._receive_comm,
+            CommInfoMessage: self._answer_comm_info,
+            HeartbeatMessage: self._channel.send,
+            ResetMessage: self._reset,
+            InterruptMessage: self._note_interrupt,
+            InputResponseMessage: self._answers.append,
+            ShutdownMessage: self._end,
+        } | {kind: self._answer for kind in requests.HANDLERS}
+        builtins.input = self._input
+        when_imported("getpass", self._replace_getpass)
+        when_imported("asyncio", self._make_loop)
+
+    # --------------------------------------------------------------- the loop
+
+    def run(self) -> None:
+        """Serve until the session says that it is enough, or is gone."""
+        try:
+            while not self._has_ended:
+                message = self._next_message()
+                if message is not None:
+                    self._handlers[type(message)](message)
+        except ChannelClosed:
+            log.debug("the session has gone")
+
+    def _next_message(self) -> Message | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._when_idle and self._shell.execution_count > 1:
+            return self._message_or_idle_work()
+        if self._loop is None:
+            return self._channel.receive()
+        self._on_readable()
+        if not self._waiting:
+            self._loop.run_forever()
+        return None
+
+    def _message_or_idle_work(self) -> Message | None:
+        message = self._channel.receive_nowait()
+        if message is None and not self._channel.wait(_IDLE_PAUSE):
+            self._when_idle.pop(0)()
+        return message
+
+    def _on_readable(self) -> None:
+        """Something has arrived while the asyncio loop runs."""
+        try:
+            while (message := self._channel.receive_nowait()) is not None:
+                if self._is_awaiting and type(message) is not ExecuteMessage:
+                    # A cell awaits: the front end need not wait for it.
+                    self._handlers[type(message)](message)
+                else:
+                    self._waiting.append(message)
+        except ChannelClosed:
+            self._has_ended = True
+            self._waiting.append(ShutdownMessage())
+        if self._loop is not None and not self._is_awaiting and self._waiting:
+            self._loop.stop()
+
+    def _make_loop(self, _module: ModuleType) -> None:
+        # asyncio has just been imported, most likely by a cell that runs without a loop.
+        if threading.current_thread() is threading.main_thread():
+            loop = self._get_loop(True)
+            if loop is not None and self._interrupts.is_listening:
+                loop.show()
+
+    def _get_loop(self, is_needed: bool) -> CellLoop | None:
+        if self._loop is None and is_needed:
+            from pyrepl_kernel.worker.loop import CellLoop
+
+            self._loop = self._loop or CellLoop(self._channel.fileno(), self._on_readable)
+        return self._loop
+
+    # --------------------------------------------------------------- handlers
+
+    def _execute(self, message: ExecuteMessage) -> None:
+        current_execution.begin(message.id)
+        self._allow_stdin = message.allow_stdin
+        parent = {
+            "header": message.parent,
+            "parent_header": {},
+            "metadata": message.metadata,
+            "content": {"code": message.code, "silent": message.silent},
+            "msg_id": message.parent.get("msg_id", message.id),
+            "msg_type": "execute_request",
+            "buffers": [],
+        }
+        self._shell.set_parent(parent)
+        result = self._executor.run(message, lambda: self._is_interrupted(message.id))
+        self._allow_stdin = False
+        self._flush_descriptors()
+        self._send_result(result)
+        if self._shell.exit_now:
+            self._shell.exit_now = False
+
+    def _send_result(self, result: ResultMessage) -> None:
+        try:
+            self._output.send_after_output(result)
+        except TypeError as error:
+            # User expressions or payloads of the user's own making that no message can carry.
+            self._output.send_after_output(
+                ResultMessage(
+                    result.execution_id,
+                    "error",
+                    execution_count=result.execution_count,
+                    ename="TypeError",
+                    evalue=f"the cell's reply cannot be sent: {error}",
+                    next_count=result.next_count,
+                )
+            )
+
+    def _is_interrupted(self, execution_id: str) -> bool:
+        """Whether the signal that came before this execution began was meant for it."""
+        while (message := self._channel.receive_nowait()) is not None:
+            if type(message) is InterruptMessage:
+                self._note_interrupt(message)
+            else:
+                self._waiting.append(message)
+        return self._interrupted_id == execution_id
+
+    def _note_interrupt(self, message: InterruptMessage) -> None:
+        self._interrupted_id = message.execution_id
+
+    def _receive_comm(self, message: CommMessage) -> None:
+        outer, is_nested = current_execution(), self._is_awaiting
+        current_execution.begin(message.id)
+        status, error = "ok", None
+        if not is_nested:
+            self._interrupts.begin()
+        try:
+            self._comms.receive(message)
+        except (Exception, KeyboardInterrupt) as problem:
+            status, error = "error", problem
+            log.exception("a comm's handler failed")
+        finally:
+            if is_nested:
+                current_execution.begin(outer)
+            else:
+                self._interrupts.end()
+        self._output.send_after_output(
+            ResultMessage(
+                message.id,
+                status,
+                ename=type(error).__name__ if error else "",
+                evalue=str(error or ""),
+                next_count=self._shell.execution_count,
+            )
+        )
+
+    def _answer_comm_info(self, message: CommInfoMessage) -> None:
+        comms = self._comms.open_comms(message.target_name)
+        self._channel.send(CommInfoReplyMessage(message.id, comms))
+
+    def _answer(self, message: Any) -> None:
+        handler, reply_class = requests.HANDLERS[type(message)]
+        try:
+            reply = handler(self._shell, message)
+        except Exception as error:
+            log.exception("a %s request failed", message.type)
+            content = {
+                "status": "error",
+                "ename": type(error).__name__,
+                "evalue": str(error),
+                "traceback": [],
+            }
+            reply = reply_class(message.id, content)
+        self._output.send_after_output(reply)
+
+    def remember_warm_namespace(self) -> None:
+        """Take the namespace as it is now for what ``reset`` goes back to."""
+        self._warm_namespace = dict(self._shell.user_ns)
+
+    def _reset(self, message: ResetMessage) -> None:
+        shell, error = self._shell, ""
+        try:
+            shell.reset(new_session=False)
+            shell.user_ns.update(self._warm_namespace)
+            shell.execution_count = 1
+        except Exception as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        self._channel.send(ResetMessage(error, id=message.id))
+
+    def _end(self, message: ShutdownMessage) -> None:
+        self._has_ended = True
+
+    # ------------------------------------------------------------------ input
+
+    def _input(self, prompt: object = "") -> str:
+        return self._ask(str(prompt), password=False)
+
+    def _getpass(self, prompt: str = "Password: ", stream: Any = None, **options: Any) -> str:
+        return self._ask(prompt, password=True)
+
+    def _replace_getpass(self, module: ModuleType) -> None:
+        module.getpass = self._getpass  # type: ignore[attr-defined]
+
+    def _ask(self, prompt: str, password: bool) -> str:
+        if not self._allow_stdin:
+            name = "getpass" if password else "raw_input"
+            raise StdinNotImplementedError(
+                f"{name} was called, but this frontend does not support input requests."
+            )
+        self._answers.clear()
+        question = InputMessage(prompt, password, execution_id=current_execution())
+        self._output.send_after_output(question)
+        try:
+            while not self._answers:
+                message = self._channel.receive()
+                if type(message) is InputResponseMessage:
+                    self._answers.append(message)
+                else:
+                    self._waiting.append(message)
+        except KeyboardInterrupt:
+            # Without the frames of the waiting, which are none of the user's.
+            raise KeyboardInterrupt("Interrupted by user") from None
+        answer = self._answers.popleft()
+        if answer.eof or answer.value == "\x04":
+            raise EOFError
+        return answer.value
+
+    # -------------------------------------------------------------- idle work
+
+    def _open_history(self) -> None:
+        self._shell.history_manager.open()
+
+    def _load_libc(self) -> None:
+        import ctypes
+
+        self._fflush = ctypes.CDLL(None).fflush
+
+    def _flush_descriptors(self) -> None:
+        """Push out what C's and the interpreter's own streams hold back."""
+        if self._fflush is None and "ctypes" in sys.modules:
+            self._load_libc()
+        if self._fflush is not None:
+            self._fflush(None)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+
+
+def end_process(code: int = 0) -> None:
+    """Run the exit handlers, and end without taking the interpreter apart.
+
+    Taking it apart costs tens of milliseconds, and in a process that was forked from one with
+    native libraries at work it can crash.
+    """
+    import atexit
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
