@@ -7,7 +7,6 @@ against the limit before any memory is taken for the body.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from datetime import date
 from typing import Any
 
@@ -23,11 +22,14 @@ MAX_FRAME_SIZE = 256 * 1024 * 1024
 
 _PREFIX = struct.Struct(">I")
 _BIG_INTEGER = 1  # msgpack extension type: an int beyond 64 bits, as decimal digits
+_MAX_BITS = 13_000  # of such an int; Python itself refuses to print more than 4300 digits
 
 
 def _plain(value: Any) -> Any:
     """What stands on the wire for a value that msgpack does not know (as in Jupyter's JSON)."""
     if isinstance(value, int):
+        if value.bit_length() > _MAX_BITS:
+            raise TypeError(f"an int of {value.bit_length()} bits is too large for a message")
         return msgpack.ExtType(_BIG_INTEGER, str(value).encode())
     if isinstance(value, date):  # a datetime too
         return value.isoformat()
@@ -45,9 +47,24 @@ def _extension(code: int, data: bytes) -> Any:
     raise ValueError(f"unknown msgpack extension type {code}")
 
 
-_pack: Callable[[Any], bytes] = msgpack.Packer(
-    default=_plain, use_bin_type=True, unicode_errors="surrogatepass"
-).pack
+_packers: list[msgpack.Packer] = []
+_KEPT_SIZE = 1024 * 1024  # a packer that has held a larger body never gives its memory back
+
+
+def _pack(values: dict[str, Any]) -> bytes:
+    # A packer in use belongs to one call: ``_plain`` runs Python code, during which other threads,
+    # or that code itself, may send messages of their own.
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(default=_plain, use_bin_type=True, unicode_errors="surrogatepass")
+    try:
+        body: bytes = packer.pack(values)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"a message cannot carry this: {error}") from error
+    if len(body) <= _KEPT_SIZE:
+        _packers.append(packer)
+    return body
 
 
 def encode_message(message: Message, max_frame_size: int = MAX_FRAME_SIZE) -> bytes:
@@ -55,7 +72,8 @@ def encode_message(message: Message, max_frame_size: int = MAX_FRAME_SIZE) -> by
 
     Raises:
         FrameTooLarge: The body would be larger than ``max_frame_size`` bytes.
-        TypeError: A value inside cannot be expressed in JSON.
+        TypeError: A value inside cannot be expressed in JSON: it is of another kind, contains
+            itself, or is an int of thousands of digits.
     """
     body = _pack(message.to_map())
     if len(body) > max_frame_size:

@@ -14,6 +14,7 @@ constructor takes them; ``id`` and ``timestamp`` close the list of every class.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -107,16 +108,24 @@ _REQUIRED: Any = object()
 class _Field:
     """One field of a message class: its name, default, and the types that it accepts."""
 
-    __slots__ = ("accepts", "default", "expected", "name")
+    __slots__ = ("accepts", "default", "expected", "item", "name")
 
     def __init__(self, name: str, annotation: Any, default: Any) -> None:
         self.name = name
         self.default = default
         types = _accepted_types(annotation)
         self.accepts = frozenset(types)
+        self.item = _item_type(annotation)
         self.expected = " or ".join(
             sorted("None" if t is type(None) else t.__name__ for t in types)
         )
+        if self.item is not None:
+            self.expected += f" of {self.item.__name__}"
+
+    def holds(self, container: Any) -> bool:
+        """Whether all that a list or dict contains is of the type that the field promises."""
+        items = container.values() if isinstance(container, dict) else container
+        return all(isinstance(item, self.item or object) for item in items)
 
     def make_default(self) -> Any:
         # Each message gets a list or dict of its own; the class holds the empty pattern.
@@ -138,6 +147,15 @@ def _accepted_types(annotation: Any) -> tuple[type, ...]:
     return tuple(t for arm in get_args(annotation) for t in _accepted_types(arm))
 
 
+def _item_type(annotation: Any) -> type | None:
+    """What a ``list[str]`` or ``dict[str, str]`` contains; None when that may be anything."""
+    for arm in (annotation, *get_args(annotation)):
+        if get_origin(arm) in (list, dict) and get_args(arm)[-1] is not Any:
+            item: type = get_args(arm)[-1]
+            return item
+    return None
+
+
 _CLASSES: dict[str, type[Message]] = {}
 
 
@@ -147,7 +165,11 @@ def _keyword_field(*, default: Any, kw_only: bool = True) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(_keyword_field,))
-class Message:
+class _Typed:
+    """Tells type checkers that the classes below it get their constructors from their fields."""
+
+
+class Message(_Typed):
     """Base of all messages.
 
     Args:
@@ -159,14 +181,14 @@ class Message:
         InvalidField: A field's value has the wrong type, or no field has that name.
     """
 
-    type: MessageType | str = _keyword_field(default=MessageType.HEARTBEAT)
-    id: str = _keyword_field(default="")
-    timestamp: float = _keyword_field(default=0.0)
+    type: MessageType = _keyword_field(default=MessageType.HEARTBEAT, kw_only=True)
+    id: str = _keyword_field(default="", kw_only=True)
+    timestamp: float = _keyword_field(default=0.0, kw_only=True)
 
     _fields: ClassVar[tuple[_Field, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        annotations = cls.__dict__.get("__annotations__", {})
+        annotations = inspect.get_annotations(cls)
         namespace = vars(sys.modules[cls.__module__])
         fields = []
         for name, text in annotations.items():
@@ -212,6 +234,8 @@ class Message:
                 values[name] = field.make_default()
             else:
                 if value.__class__ not in field.accepts and not _is_subtype(value, field):
+                    raise InvalidField(self.type.value, name, value, field.expected)
+                if field.item is not None and value and not field.holds(value):
                     raise InvalidField(self.type.value, name, value, field.expected)
         if len(values) != len(fields) + 1:
             known = {field.name for field in fields} | {"type"}

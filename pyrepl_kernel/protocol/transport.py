@@ -12,9 +12,12 @@ the end of its stream, an error of the protocol, or ``close()``; all who wait th
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import logging
 import socket
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, Self
@@ -110,7 +113,9 @@ class FrameReader:
             # A fault of the sink's: the loop cannot go on, and whoever waits has to hear of it.
             log.exception("a message could not be handled")
             error = problem
-        self._on_end(error)
+        finally:
+            # Cancelled too, as all tasks are when an event loop is wound up.
+            self._on_end(error)
 
 
 class FrameWriter:
@@ -178,6 +183,10 @@ class MessageTransport:
 
     async def start(self) -> None:
         """Start reading; needed before anything else."""
+        self.start_now()
+
+    def start_now(self) -> None:
+        """As ``start``, for callers that cannot wait."""
         self._started = True
         self._reader.start()
 
@@ -266,6 +275,7 @@ class SocketStream:
         self._arrival: asyncio.Future[bytes] | None = None
         self._want = 0
         self._finishing = False
+        self._left = 0
         self._closed = False
         self._unsent: deque[memoryview] = deque()
         self._unsent_size = 0
@@ -289,11 +299,13 @@ class SocketStream:
         if self._closed:
             return b""
         try:
-            return self._sock.recv(n)
+            data = self._sock.recv(min(n, self._left) if self._finishing else n)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return b""
+        self._left -= len(data)
+        return data
 
     def _watch(self) -> None:
         if not (self._watching or self._paused or self._closed):
@@ -325,6 +337,12 @@ class SocketStream:
 
     def finish(self) -> None:
         """The peer is dead: after what has arrived, ``read`` gives the end of the stream."""
+        if self._finishing or self._closed:
+            return
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._sock, termios.FIONREAD, waiting)
+        # And no more than that: a child of the peer's may go on writing for ever.
+        self._left = waiting[0]
         self._finishing = True
         self._paused = False
         if self._arrival is not None and not self._arrival.done():

@@ -30,27 +30,34 @@ class Execution:
         message: What the worker is to execute.
         on_message: Called with each message of this execution, the result not among them.
         on_end: Called exactly once: with the result, or with the error that came instead.
+        on_begin: Called when it is its turn, just before it is sent to the worker.
     """
 
-    __slots__ = ("_on_end", "_on_message", "interrupted", "is_done", "is_sent", "message")
+    __slots__ = ("_on_begin", "_on_end", "_on_message", "is_done", "is_sent", "message")
 
     def __init__(
         self,
         message: ExecuteMessage | CommMessage,
         on_message: Callable[[Message], None],
         on_end: End,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
         self.message = message
+        self._on_begin = on_begin
         self._on_message: Callable[[Message], None] | None = on_message
         self._on_end: End | None = on_end
         self.is_sent = False
         self.is_done = False
-        self.interrupted = False
 
     @property
     def id(self) -> str:
         """The ``execution_id`` of all messages that belong to it."""
         return self.message.id
+
+    def begin(self) -> None:
+        """It is its turn."""
+        if self._on_begin is not None:
+            self._on_begin()
 
     def deliver(self, message: Message) -> None:
         """A message of this execution has arrived."""
@@ -67,6 +74,7 @@ class Execution:
 
     def disown(self) -> None:
         """Nobody wants to hear of it any more."""
+        self._on_begin = None
         self._on_message = None
         self._on_end = None
 
@@ -81,9 +89,12 @@ class Inbox:
 
     HIGH_WATER = 256
     LOW_WATER = 64
+    MAX_SIZE = 16 * 1024 * 1024
+    """Bytes, about, beyond which fewer messages are much too."""
 
     def __init__(self, on_full: Callable[[], None], on_room: Callable[[], None]) -> None:
-        self._messages: deque[Message] = deque()
+        self._messages: deque[tuple[Message, int]] = deque()
+        self._size = 0
         self._arrival = asyncio.Event()
         self._error: Exception | None = None
         self._on_full = on_full
@@ -91,24 +102,35 @@ class Inbox:
         self._is_full = False
 
     def put(self, message: Message) -> None:
-        """Add a message."""
-        self._messages.append(message)
-        self._arrival.set()
-        if len(self._messages) >= self.HIGH_WATER and not self._is_full:
+        """Add a message; after an error it comes too late."""
+        if self._error is not None:
+            return
+        self._add(message)
+        is_much = len(self._messages) >= self.HIGH_WATER or self._size > self.MAX_SIZE
+        if is_much and not self._is_full:
             self._is_full = True
             self._on_full()
+
+    def _add(self, message: Message) -> None:
+        size = _size_of(message)
+        self._messages.append((message, size))
+        self._size += size
+        self._arrival.set()
 
     def end(self, result: ResultMessage | Exception) -> None:
         """Add the result; an error is raised by ``get`` after all that came before it."""
         if isinstance(result, Exception):
             self._error = result
             self._arrival.set()
-        else:
-            self.put(result)
+        elif self._error is None:
+            self._add(result)
+        # What comes now is of other executions, which need not wait for this one's reader.
+        self._make_room()
 
     def close(self) -> None:
         """Nobody reads any more."""
         self._messages.clear()
+        self._size = 0
         self._make_room()
 
     def _make_room(self) -> None:
@@ -123,10 +145,21 @@ class Inbox:
                 raise self._error
             self._arrival.clear()
             await self._arrival.wait()
-        message = self._messages.popleft()
-        if len(self._messages) <= self.LOW_WATER:
+        message, size = self._messages.popleft()
+        self._size -= size
+        if len(self._messages) <= self.LOW_WATER and self._size <= self.MAX_SIZE // 4:
             self._make_room()
         return message
+
+
+def _size_of(message: Message) -> int:
+    """About how much memory a message takes."""
+    if isinstance(message, OutputMessage):
+        return len(message.data)
+    if isinstance(message, (DisplayMessage, CommMessage)):
+        values = [*message.data.values(), *message.buffers]
+        return sum(len(value) for value in values if isinstance(value, (str, bytes)))
+    return 0
 
 
 @dataclass

@@ -10,9 +10,11 @@ import logging
 import os
 import select
 import signal
+import sys
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pyrepl_kernel.session.spawn import Spawned
 
@@ -62,14 +64,12 @@ class ProcessWatch:
     def __init__(self, pid: int, callback: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._callback = callback
-        self._kqueue: select.kqueue | None = None
-        if hasattr(os, "pidfd_open"):
+        self._kqueue: Any = None
+        if sys.platform == "linux":
             self._fd = os.pidfd_open(pid)
         elif hasattr(select, "kqueue"):
             self._kqueue = select.kqueue()
-            event = select.kevent(
-                pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT
-            )
+            event = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
             self._kqueue.control([event], 0)
             self._fd = self._kqueue.fileno()
         else:

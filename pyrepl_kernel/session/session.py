@@ -9,7 +9,7 @@
            │        ┌───────  PipeTransport  ────────────┐
            └─route──┤  one reader, for the whole life    │◀──▶ worker's protocol socket
                     └────────────────────────────────────┘
-           ▲                OutputPipe × 2               ◀──── worker's descriptors 1 and 2
+           ▲                OutputPipe x 2               ◀──── worker's descriptors 1 and 2
            │                ProcessWatch                 ◀──── worker's end
            └─ _on_text, _on_exit
 
@@ -42,7 +42,7 @@ from pyrepl_kernel.errors import (
     WarmupError,
     WorkerDied,
 )
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE
+from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, encode_message
 from pyrepl_kernel.protocol.messages import (
     CommInfoReplyMessage,
     CommMessage,
@@ -173,6 +173,7 @@ class Session:
         self._transport: PipeTransport | None = None
         self._queue: deque[Execution] = deque()
         self._current: Execution | None = None
+        self._warmup: Execution | None = None
         self._last_id = ""
         self._replies: dict[str, asyncio.Future[Any]] = {}
         self._ready: asyncio.Future[ReadyMessage] | None = None
@@ -241,38 +242,43 @@ class Session:
 
     # --------------------------------------------------------------- starting
 
-    async def start(self, spawned: Spawned | None = None) -> None:
+    async def start(self) -> None:
         """Start the worker and run the warmup code.
-
-        Args:
-            spawned: A worker process that has been started already, to be taken over.
 
         Raises:
             StartError: The worker did not come up.
             WarmupError: The warmup code raised; no process is left.
             SessionError: The session was started before.
         """
+        self.launch()
+        await self.wait_ready()
+
+    def launch(self, spawned: Spawned | None = None) -> None:
+        """Begin to start: from here on executions may be queued. ``wait_ready`` does the rest.
+
+        Args:
+            spawned: A worker process that has been started already, to be taken over.
+
+        Raises:
+            StartError: There is no such interpreter.
+            SessionError: The session was started before.
+            TypeError: An option is of a type that no message can carry.
+        """
         if self._has_started:
             raise SessionError(self.session_id, "it was started before")
+        start = StartMessage(
+            self.session_id,
+            cwd=self._cwd,
+            env=self._env or None,
+            options=dict(self.config.options),
+        )
+        encode_message(start, self.config.max_frame_size)  # what is wrong with it shows by now
         self._has_started = True
-        try:
-            await self._come_up(spawned)
-            self._machine.move(_S.WARMING)
-            if self.warmup_code:
-                await self._warm_up(self.warmup_code)
-        except BaseException:
-            await self.terminate()
-            raise
-        self._machine.move(_S.READY)
-        self._started_at = time.time()
-        self.last_used = time.monotonic()
-        self._pump()
-
-    async def _come_up(self, spawned: Spawned | None) -> None:
         if spawned is None:
             try:
                 spawned = spawn_worker(self._python, os.environ | self._env)
             except OSError as error:
+                self._machine.move(_S.TERMINATED)
                 raise StartError(
                     self.session_id,
                     f"cannot start the interpreter {self._python!r}: {error.strerror or error}",
@@ -285,15 +291,26 @@ class Session:
         )
         self._process = WorkerProcess(spawned, self._on_text, self._on_exit)
         self._ready = asyncio.get_running_loop().create_future()
-        await self._transport.start()
-        self._transport.send_nowait(
-            StartMessage(
-                self.session_id,
-                cwd=self._cwd,
-                env=self._env or None,
-                options=dict(self.config.options),
-            )
-        )
+        self._transport.start_now()
+        self._transport.send_nowait(start)
+
+    async def wait_ready(self) -> None:
+        """Wait until the worker is up, and run the warmup code; errors as ``start``."""
+        try:
+            await self._wait_until_up()
+            self._machine.move(_S.WARMING)
+            if self.warmup_code:
+                await self._warm_up(self.warmup_code)
+        except BaseException:
+            await self.terminate()
+            raise
+        self._machine.move(_S.READY)
+        self._started_at = time.time()
+        self.last_used = time.monotonic()
+        self._pump()
+
+    async def _wait_until_up(self) -> None:
+        assert self._ready is not None and self._process is not None
         try:
             async with asyncio.timeout(self.config.start_timeout):
                 ready = await self._ready
@@ -316,6 +333,7 @@ class Session:
         message = ExecuteMessage(code, silent=True, store_history=False)
         execution = Execution(message, inbox.put, inbox.end)
         # Ahead of whatever came in from outside in the meantime.
+        self._warmup = execution
         self._queue.appendleft(execution)
         self._pump()
         while not isinstance(result := await inbox.get(), ResultMessage):
@@ -340,6 +358,7 @@ class Session:
         message: ExecuteMessage | CommMessage,
         on_message: Callable[[Message], None],
         on_end: End,
+        on_begin: Callable[[], None] | None = None,
     ) -> Execution:
         """Queue an execution and follow it by callbacks; ``execute`` is this with an iterator.
 
@@ -347,12 +366,13 @@ class Session:
             message: What is to be executed.
             on_message: Called with each of its messages as it arrives, but the result.
             on_end: Called once, with the result or with the error that came instead.
+            on_begin: Called when its turn has come, just before the worker gets it.
 
         Raises:
             SessionClosed: The session has ended, or was never started.
         """
         self._check_alive()
-        execution = Execution(message, on_message, on_end)
+        execution = Execution(message, on_message, on_end, on_begin)
         self._queue.append(execution)
         self._pump()
         return execution
@@ -403,13 +423,18 @@ class Session:
         if execution.is_done:
             return
         execution.disown()
-        if not execution.is_sent:
-            if execution in self._queue:
-                self._queue.remove(execution)
+        if self.withdraw(execution):
             return
         self._send_interrupt()
         loop = asyncio.get_running_loop()
         loop.call_later(self.config.abandon_grace, self._kill_if_at_work, execution)
+
+    def withdraw(self, execution: Execution) -> bool:
+        """Take an execution out of the queue; False when it has been sent already."""
+        if execution.is_sent or execution not in self._queue:
+            return False
+        self._queue.remove(execution)
+        return True
 
     def _kill_if_at_work(self, execution: Execution) -> None:
         if self._current is execution and self._process is not None:
@@ -427,12 +452,13 @@ class Session:
             return
         if state is _S.READY or state is _S.IDLE:
             self._machine.move(_S.BUSY)
-        elif state is not _S.WARMING:
+        elif state is not _S.WARMING or self._queue[0] is not self._warmup:
             return
         execution = self._queue.popleft()
         self._current = execution
         self._last_id = execution.id
         assert self._transport is not None
+        execution.begin()
         try:
             self._transport.send_nowait(execution.message)
         except (ProtocolError, TypeError) as error:
@@ -457,8 +483,7 @@ class Session:
         """
         self._check_alive()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._transport is None:
-            raise SessionClosed(self.session_id, "it is still being started")
+        assert self._transport is not None
         self._transport.send_nowait(message)
         self._replies[message.id] = future
         future.add_done_callback(partial(self._forget_request, message.id))
@@ -502,9 +527,7 @@ class Session:
         self._check_alive()
         assert self._transport is not None
         execution_id = self._current.id if self._current else ""
-        self._transport.send_nowait(
-            InputResponseMessage(value, eof=eof, execution_id=execution_id)
-        )
+        self._transport.send_nowait(InputResponseMessage(value, eof=eof, execution_id=execution_id))
 
     async def interrupt(self) -> None:
         """Interrupt the cell that runs, and the processes it started; none runs: do nothing."""
@@ -518,7 +541,6 @@ class Session:
         current = self._current
         if current is None or self._process is None or self._transport is None:
             return False
-        current.interrupted = True
         if not self._transport.is_closed:
             # Names the cell that is meant, should the signal arrive before the cell or after it.
             self._transport.send_nowait(InterruptMessage(current.id))

@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Mapping
 
-__all__ = ["PROTOCOL_FD", "LIFELINE_FD", "Spawned", "spawn_worker"]
+__all__ = ["LIFELINE_FD", "PROTOCOL_FD", "Spawned", "spawn_worker"]
 
 PROTOCOL_FD = 3
 LIFELINE_FD = 4

@@ -41,7 +41,7 @@ class Comms:
         send = self._send
         manager: Any = None
 
-        class Comm(module.base_comm.BaseComm):  # type: ignore[misc, name-defined]
+        class Comm(module.base_comm.BaseComm):  # type: ignore[name-defined]
             """A comm that speaks to this session's front end."""
 
             def publish_msg(

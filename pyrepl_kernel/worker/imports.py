@@ -6,8 +6,6 @@ code asks for that library, and pay nothing when it does not.
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder

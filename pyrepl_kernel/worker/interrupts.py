@@ -1,11 +1,11 @@
 """What SIGINT does, depending on what the main thread is at.
 
-    user's code        KeyboardInterrupt
-    an awaiting cell   its task is cancelled; the next SIGINT raises
-    a critical moment  KeyboardInterrupt right after it (``InterruptGuard``)
-    between cells      nothing, but it is remembered: the session names the cell that it meant in
-                       an interrupt message sent before the signal, and if that is the cell about
-                       to begin, then the cell ends before it begins
+user's code        KeyboardInterrupt
+an awaiting cell   its task is cancelled; the next SIGINT raises
+a critical moment  KeyboardInterrupt right after it (``InterruptGuard``)
+between cells      nothing, but it is remembered: the session names the cell that it meant in
+                   an interrupt message sent before the signal, and if that is the cell about
+                   to begin, then the cell ends before it begins
 """
 
 from __future__ import annotations

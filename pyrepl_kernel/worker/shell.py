@@ -33,6 +33,11 @@ CELL_HASH_SEED = 0xC70F6907
 Send = Callable[..., None]
 
 
+def _trait(default_value: Any = None) -> Any:
+    """A traitlet that type checkers take for the value it holds."""
+    return AnyTrait(default_value)
+
+
 def cell_directory() -> str:
     """Where cells pretend to lie: the directory part of their file names."""
     return os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}")
@@ -53,14 +58,14 @@ class Compiler(CachingCompiler):
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         """Remember a cell's source under its name, unless it is not to be kept."""
         if self.keeps_source:
-            return super().cache(transformed_code, number, raw_code)
+            return str(super().cache(transformed_code, number, raw_code))
         return f"<hidden cell {murmur2(transformed_code, CELL_HASH_SEED)}>"
 
 
 class CellDisplayPublisher(DisplayPublisher):
     """Sends ``display()`` to the session."""
 
-    send: Send = AnyTrait()
+    send: Send = _trait()
 
     def publish(
         self,
@@ -92,7 +97,7 @@ class CellDisplayPublisher(DisplayPublisher):
 class CellDisplayHook(DisplayHook):
     """Sends the value of a cell's last expression to the session."""
 
-    send: Send = AnyTrait()
+    send: Send = _trait()
     is_formatting = False
 
     def start_displayhook(self) -> None:
@@ -132,12 +137,12 @@ class ZMQInteractiveShell(InteractiveShell):
     display_pub_class = Type(CellDisplayPublisher)
     compiler_class = Type(Compiler)
     exiter = Instance(ZMQExitAutocall)
-    kernel = AnyTrait()
-    send: Send = AnyTrait()
+    kernel: Any = _trait()
+    send: Send = _trait()
     readline_use = CBool(False)
     autoindent = CBool(False)
     keepkernel_on_exit: bool | None = None
-    parent_header: Mapping[str, Any] = AnyTrait({})
+    parent_header: Mapping[str, Any] = _trait({})
 
     @default("banner1")
     def _default_banner1(self) -> str:
@@ -207,13 +212,15 @@ class ZMQInteractiveShell(InteractiveShell):
     # ------------------------------------------------- what goes to the session
 
     def payloadpage_page(
-        self, strg: str | dict[str, Any], start: int = 0, screen_lines: int = 0, pager_cmd: Any = None
+        self,
+        strg: str | dict[str, Any],
+        start: int = 0,
+        screen_lines: int = 0,
+        pager_cmd: Any = None,
     ) -> None:
         """Show something in the front end's pager."""
         data = strg if isinstance(strg, dict) else {"text/plain": strg}
-        self.payload_manager.write_payload(
-            {"source": "page", "data": data, "start": max(0, start)}
-        )
+        self.payload_manager.write_payload({"source": "page", "data": data, "start": max(0, start)})
 
     def ask_exit(self) -> None:
         """``exit`` or ``quit`` in a cell."""

@@ -86,5 +86,3 @@ def make_shell(output: OutputBuffer, options: dict[str, Any]) -> ZMQInteractiveS
     if session_name:
         shell.user_ns["__session__"] = session_name
     return shell
-
-

@@ -89,7 +89,7 @@ class Worker:
         self._when_idle: list[Callable[[], None]] = [self._open_history, self._load_libc]
         self._fflush: Callable[[None], int] | None = None
         self._warm_namespace: dict[str, Any] = {}
-        self._handlers: dict[type[Message], Callable[[Any], None]] = {
+        handlers: dict[type[Message], Callable[[Any], None]] = {
             ExecuteMessage: self._execute,
             CommMessage: self._receive_comm,
             CommInfoMessage: self._answer_comm_info,
@@ -98,7 +98,9 @@ class Worker:
             InterruptMessage: self._note_interrupt,
             InputResponseMessage: self._answers.append,
             ShutdownMessage: self._end,
-        } | {kind: self._answer for kind in requests.HANDLERS}
+        }
+        handlers.update(dict.fromkeys(requests.HANDLERS, self._answer))
+        self._handlers = handlers
         builtins.input = self._input
         when_imported("getpass", self._replace_getpass)
         when_imported("asyncio", self._make_loop)
@@ -157,9 +159,12 @@ class Worker:
 
     def _get_loop(self, is_needed: bool) -> CellLoop | None:
         if self._loop is None and is_needed:
+            import asyncio  # noqa: F401  # its import makes the loop, by way of _make_loop
+
+        if self._loop is None and is_needed:
             from pyrepl_kernel.worker.loop import CellLoop
 
-            self._loop = self._loop or CellLoop(self._channel.fileno(), self._on_readable)
+            self._loop = CellLoop(self._channel.fileno(), self._on_readable)
         return self._loop
 
     # --------------------------------------------------------------- handlers
@@ -340,7 +345,7 @@ def end_process(code: int = 0) -> None:
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None:

@@ -1,0 +1,361 @@
+"""The command line ``pyrepl-kernel``: make Jupyter know this kernel, or forget it.
+
+``pip install`` already brings a kernelspec for the environment that it installs into.
+``pyrepl-kernel install`` writes further ones: for all of a user's Jupyters, under another name,
+with code to run before the first cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import tokenize
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pyrepl_kernel._version import __version__
+
+if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+__all__ = ["main"]
+
+DEFAULT_NAME = "pyrepl"
+
+# jupyter_client replaces {words} of this shape anywhere in a kernelspec's argv.
+_PLACEHOLDER = re.compile(r"\{[A-Za-z0-9_]+\}")
+
+# As Jupyter's own rule, but a name must not begin with a dot: ".." would be a folder.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class CommandError(Exception):
+    """What the user asked for cannot be done; shown as one line.
+
+    Attributes:
+        status: The exit status: 2 for a mistake in the arguments, else 1.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a single line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see {self.prog} --help)", status=2)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where kernelspecs go: below ``prefix``, or to the user's own folder when it is None."""
+
+    prefix: str | None
+    description: str
+
+    def kernels_dir(self, manager: KernelSpecManager) -> Path:
+        if self.prefix is None:
+            return Path(manager.user_kernel_dir)
+        return Path(self.prefix, "share", "jupyter", "kernels")
+
+
+@dataclass(frozen=True)
+class _Warmup:
+    """Checked warmup code: what follows ``--warmup=``, and the text to store beside kernel.json."""
+
+    argument: str
+    stored_code: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit status: 0 done, 1 could not be done, 2 a mistake in the arguments.
+    """
+    try:
+        args = _build_parser().parse_args(argv)
+        return _install(args) if args.command == "install" else _uninstall(args)
+    except CommandError as error:
+        print(f"pyrepl-kernel: {error}", file=sys.stderr)
+        return error.status
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pyrepl-kernel", description="Install or remove kernelspecs.")
+    parser.add_argument("--version", action="version", version=f"pyrepl-kernel {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    install = commands.add_parser(
+        "install",
+        help="write a kernelspec that starts the kernel with this Python",
+        description="Write a kernelspec that starts the kernel with this Python. Without a "
+        "place it goes to the virtual or conda environment that is in use, else to the user.",
+    )
+    _add_place_and_name(install)
+    install.add_argument("--display-name", metavar="TEXT", help="the name that front ends show")
+    install.add_argument(
+        "--warmup",
+        metavar="FILE_OR_CODE",
+        help="Python code, or a file of it, that runs at kernel start; "
+        "its names are there in the first cell, and again after a restart",
+    )
+    install.add_argument(
+        "--spares",
+        metavar="N",
+        type=_spares,
+        help="how many started workers the kernel keeps ready for a restart",
+    )
+
+    uninstall = commands.add_parser(
+        "uninstall",
+        help="remove a kernelspec that starts this kernel",
+        description="Remove a kernelspec that starts this kernel. Without a place, the one "
+        "that Jupyter finds first.",
+    )
+    _add_place_and_name(uninstall)
+    return parser
+
+
+def _add_place_and_name(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="for all Jupyters of this user")
+    place.add_argument("--sys-prefix", action="store_true", help="for this Python environment")
+    place.add_argument("--prefix", metavar="P", help="below P/share/jupyter/kernels")
+    parser.add_argument(
+        "--name", default=DEFAULT_NAME, metavar="N", help="the kernelspec's name (%(default)s)"
+    )
+
+
+def _spares(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"needs a whole number, 0 or more, not {text!r}")
+    return number
+
+
+# ------------------------------------------------------------- the commands
+
+
+def _install(args: argparse.Namespace) -> int:
+    name = _checked_name(args.name)
+    place = _requested_place(args) or _default_place()
+    warmup = None if args.warmup is None else _check_warmup(args.warmup)
+    manager = _spec_manager()
+    destination = place.kernels_dir(manager) / name
+    replaced = destination.exists()
+    if warmup is not None and Path(warmup.argument).is_relative_to(destination):
+        raise CommandError(
+            f"--warmup {warmup.argument} lies in the folder that is replaced; keep it elsewhere",
+            status=2,
+        )
+
+    spec = _kernel_json(name, args.display_name, warmup, args.spares, destination)
+    with tempfile.TemporaryDirectory(prefix="pyrepl-kernel-") as staging:
+        source = Path(staging, name)
+        try:
+            shutil.copytree(_originals(), source)
+            _write_json(source / "kernel.json", spec)
+            if warmup is not None and warmup.stored_code is not None:
+                (source / "warmup.py").write_text(warmup.stored_code, encoding="utf-8")
+            # None would mean the whole system: without a prefix, `user` is what is meant.
+            manager.install_kernel_spec(
+                str(source), name, user=place.prefix is None, prefix=place.prefix
+            )
+        except OSError as error:
+            raise CommandError(_cannot("install to", destination, error)) from error
+
+    print(f"{'Replaced' if replaced else 'Installed'} kernelspec {name} in {destination}")
+    print(f"  place: {place.description}")
+    print(f"  runs:  {shlex.join(spec['argv'])}")
+    if str(destination.parent) in manager.kernel_dirs:
+        print(f"Next: choose {spec['display_name']!r} in JupyterLab, or type")
+        print(f"  jupyter console --kernel {name}")
+    else:
+        print("Next: Jupyter does not search this folder by itself; start it with")
+        print(f"  JUPYTER_PATH={shlex.quote(str(destination.parent.parent))}")
+    return 0
+
+
+def _uninstall(args: argparse.Namespace) -> int:
+    name = _checked_name(args.name)
+    place = _requested_place(args)
+    manager = _spec_manager()
+    if place is not None:
+        manager.kernel_dirs = [str(place.kernels_dir(manager))]
+    found = manager.find_kernel_specs().get(name)
+    if found is None:
+        searched = ", ".join(manager.kernel_dirs)
+        raise CommandError(f"there is no kernelspec {name} to uninstall; looked in {searched}")
+    if not _starts_this_kernel(Path(found)):
+        raise CommandError(f"{found} starts another kernel; it is left as it is")
+    try:
+        manager.remove_kernel_spec(name)
+    except OSError as error:
+        raise CommandError(_cannot("remove", Path(found), error)) from error
+    print(f"Removed kernelspec {name} from {found}")
+    hidden = manager.find_kernel_specs().get(name)
+    if hidden is not None:
+        print(f"Jupyter now finds the kernelspec {name} in {hidden}")
+    return 0
+
+
+# -------------------------------------------------------------- their parts
+
+
+def _spec_manager() -> KernelSpecManager:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    return KernelSpecManager(ensure_native_kernel=False)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise CommandError(
+            f"--name {name!r} is no kernel name: use letters, digits, '-', '_' and '.', "
+            "the last not at the beginning",
+            status=2,
+        )
+    return name.lower()
+
+
+def _requested_place(args: argparse.Namespace) -> _Place | None:
+    if args.user:
+        return _Place(None, "this user, in every environment (--user)")
+    if args.sys_prefix:
+        return _Place(sys.prefix, "this environment (--sys-prefix)")
+    if args.prefix is not None:
+        prefix = os.path.abspath(os.path.expanduser(args.prefix))
+        return _Place(prefix, f"below {prefix} (--prefix)")
+    return None
+
+
+def _default_place() -> _Place:
+    if sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir():
+        return _Place(
+            sys.prefix, f"this environment (--sys-prefix, chosen because {sys.prefix} is one)"
+        )
+    return _Place(
+        None, "this user (--user, chosen because this Python is in no virtual or conda environment)"
+    )
+
+
+def _originals() -> Path:
+    """The folder of kernel.json and the logos: in the installed package, or in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "_kernelspec", package.parent / "kernelspec"):
+        if (folder / "kernel.json").is_file():
+            return folder
+    raise CommandError("this installation lacks its kernelspec files; install pyrepl-kernel anew")
+
+
+def _kernel_json(
+    name: str,
+    display_name: str | None,
+    warmup: _Warmup | None,
+    spares: int | None,
+    destination: Path,
+) -> dict[str, Any]:
+    spec: dict[str, Any] = json.loads((_originals() / "kernel.json").read_text(encoding="utf-8"))
+    argv = [sys.executable, *spec["argv"][1:]]
+    if warmup is not None:
+        stored = destination / "warmup.py"
+        value = warmup.argument if warmup.stored_code is None else str(stored)
+        argv.append(f"--warmup={value}")
+    if spares is not None:
+        argv.append(f"--spares={spares}")
+    spec["argv"] = argv
+    if display_name is not None:
+        spec["display_name"] = display_name
+    elif name != DEFAULT_NAME:
+        spec["display_name"] = f"Python 3 ({name})"
+    return spec
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _starts_this_kernel(spec_dir: Path) -> bool:
+    try:
+        spec = json.loads((spec_dir / "kernel.json").read_text(encoding="utf-8"))
+        return "pyrepl_kernel" in spec["argv"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _cannot(action: str, path: Path, error: OSError) -> str:
+    # shutil.Error has no strerror, but a list of what failed.
+    return f"cannot {action} {path}: {error.strerror or error}"
+
+
+# --------------------------------------------------------------- the warmup
+
+
+def _check_warmup(value: str) -> _Warmup:
+    """Check the value of ``--warmup`` as far as it can be checked without running it."""
+    path = os.path.abspath(os.path.expanduser(value))
+    if os.path.isfile(path):
+        _check_syntax(_read_source(path), path)
+        return _Warmup(path)
+    if os.path.isdir(path):
+        raise CommandError(f"--warmup {value}: is a folder; give a file or code", status=2)
+    if value.endswith(".py") and "\n" not in value:
+        raise CommandError(f"--warmup {value}: there is no such file", status=2)
+    _check_syntax(value, "--warmup")
+    if _PLACEHOLDER.search(value):
+        return _Warmup(value, stored_code=value)
+    return _Warmup(value)
+
+
+def _read_source(path: str) -> str:
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise CommandError(_cannot("read", Path(path), error), status=2) from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise CommandError(f"--warmup {path}: is no Python source: {error}", status=2) from error
+
+
+def _check_syntax(code: str, origin: str) -> None:
+    """Compile ``code`` as IPython would, magics and top-level await included."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cell = TransformerManager().transform_cell(code)
+            compile(cell, origin, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        # IPython's transformation keeps the number of lines, so this finds what the user wrote.
+        lines = code.splitlines()
+        number = error.lineno or 1
+        text = lines[number - 1].strip() if number <= len(lines) else ""
+        raise CommandError(
+            f"{origin}, line {number}: {error.msg}" + (f": {text}" if text else ""), status=2
+        ) from error
+    except ValueError as error:
+        raise CommandError(f"{origin}: {error}", status=2) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The Jupyter side: sockets, signatures, requests and replies. It never runs user code."""

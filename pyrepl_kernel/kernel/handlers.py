@@ -1,0 +1,241 @@
+"""What the kernel does for each type of message. The tables at the end say which is which."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyrepl_kernel.errors import PyreplError
+from pyrepl_kernel.kernel.cell import CellRun
+from pyrepl_kernel.kernel.exchange import Exchange, error_content
+from pyrepl_kernel.kernel.wire import to_json
+from pyrepl_kernel.protocol.messages import (
+    CommInfoMessage,
+    CommMessage,
+    CompleteMessage,
+    ExecuteMessage,
+    HistoryMessage,
+    InspectMessage,
+    IsCompleteMessage,
+    Message,
+)
+
+if TYPE_CHECKING:
+    from pyrepl_kernel.kernel.kernel import Kernel
+
+__all__ = ["CONTROL_HANDLERS", "SHELL_HANDLERS", "dispatch"]
+
+log = logging.getLogger("pyrepl_kernel.kernel")
+
+PATIENCE = 0.5
+"""Seconds that completion and the like wait for a busy worker before the answer is empty."""
+
+Handler = Callable[["Kernel", Exchange], None]
+
+
+def dispatch(handlers: Mapping[str, Handler], kernel: Kernel, exchange: Exchange) -> None:
+    """Answer a request by the handler that its type has in a table.
+
+    Content that makes no sense, and types that nobody knows, get an error reply and an idle.
+    """
+    kind = exchange.request.type
+    handler = handlers.get(kind)
+    if handler is None:
+        log.warning("%s: unknown message type %r", exchange.channel.name, kind)
+        exchange.fail("UnknownMessageType", f"this kernel does not know {kind!r}")
+        return
+    try:
+        handler(kernel, exchange)
+    except KeyError as error:
+        exchange.fail("InvalidContent", f"{kind} lacks the field {error}")
+    except (TypeError, PyreplError) as error:
+        exchange.fail(type(error).__name__, str(error))
+    except Exception as error:
+        log.exception("%s failed", kind)
+        exchange.fail(type(error).__name__, str(error))
+
+
+def execute(kernel: Kernel, exchange: Exchange) -> None:
+    """Run a cell, when those before it have ended."""
+    request = exchange.request
+    content = request.content
+    silent = bool(content.get("silent", False))
+    cell_id = request.metadata.get("cellId")
+    message = ExecuteMessage(
+        content["code"],
+        silent=silent,
+        store_history=bool(content.get("store_history", not silent)),
+        user_expressions=content.get("user_expressions") or {},
+        allow_stdin=bool(content.get("allow_stdin", False)),
+        cell_id=cell_id if isinstance(cell_id, str) else None,
+        metadata=request.metadata,
+        parent=request.header,
+        id=kernel.execution_id(request.id),
+    )
+    kernel.submit(CellRun(kernel, exchange, message, bool(content.get("stop_on_error", True))))
+
+
+def comm(kernel: Kernel, exchange: Exchange) -> None:
+    """Pass a comm message on to the worker."""
+    request = exchange.request
+    content = dict(request.content)
+    message = CommMessage(
+        request.type.removeprefix("comm_"),
+        content.pop("comm_id"),
+        data=content.pop("data", {}),
+        metadata=request.metadata,
+        buffers=request.buffers,
+        content=content,
+        parent=request.header,
+        id=kernel.execution_id(request.id),
+    )
+    kernel.submit(CellRun(kernel, exchange, message))
+
+
+def _ask(
+    kernel: Kernel,
+    exchange: Exchange,
+    message: Message,
+    empty: dict[str, Any] | None = None,
+) -> None:
+    """Ask the worker, and reply with the content of its answer.
+
+    Args:
+        kernel: The kernel.
+        exchange: The request.
+        message: What the worker is asked.
+        empty: The reply if the worker is busy for longer than ``PATIENCE``; None to wait.
+    """
+    exchange.busy()
+    future = kernel.session.request(message)
+    timer = None
+    if empty is not None:
+        timer = asyncio.get_running_loop().call_later(PATIENCE, future.cancel)
+
+    def answered(answer: asyncio.Future[Any]) -> None:
+        if timer is not None:
+            timer.cancel()
+        if answer.cancelled():
+            exchange.finish(empty or {"status": "aborted"})
+        elif (error := answer.exception()) is not None:
+            exchange.finish(empty or error_content(type(error).__name__, str(error)))
+        else:
+            reply = answer.result()
+            exchange.finish(getattr(reply, "content", None) or _comm_info_content(reply))
+
+    future.add_done_callback(answered)
+
+
+def _comm_info_content(reply: Any) -> dict[str, Any]:
+    return {"comms": reply.comms, "status": "ok"}
+
+
+def complete(kernel: Kernel, exchange: Exchange) -> None:
+    """Complete the code at the cursor."""
+    content = exchange.request.content
+    code = content["code"]
+    message = CompleteMessage(code, content.get("cursor_pos"))
+    cursor = len(code) if message.cursor_pos is None else message.cursor_pos
+    empty = {
+        "matches": [],
+        "cursor_start": cursor,
+        "cursor_end": cursor,
+        "metadata": {},
+        "status": "ok",
+    }
+    _ask(kernel, exchange, message, empty)
+
+
+def inspect(kernel: Kernel, exchange: Exchange) -> None:
+    """Describe the object at the cursor."""
+    content = exchange.request.content
+    message = InspectMessage(
+        content["code"],
+        content.get("cursor_pos"),
+        content.get("detail_level", 0),
+        list(content.get("omit_sections") or []),
+    )
+    empty = {"status": "ok", "data": {}, "metadata": {}, "found": False}
+    _ask(kernel, exchange, message, empty)
+
+
+def is_complete(kernel: Kernel, exchange: Exchange) -> None:
+    """Say whether the code would run as it stands."""
+    message = IsCompleteMessage(exchange.request.content["code"])
+    _ask(kernel, exchange, message, {"status": "unknown"})
+
+
+_HISTORY_FIELDS = (
+    "hist_access_type",
+    "output",
+    "raw",
+    "session",
+    "start",
+    "stop",
+    "n",
+    "pattern",
+    "unique",
+)
+
+
+def history(kernel: Kernel, exchange: Exchange) -> None:
+    """Give lines of the history."""
+    content = exchange.request.content
+    # A client says null where it means the default.
+    fields = {name: content[name] for name in _HISTORY_FIELDS if content.get(name) is not None}
+    fields.setdefault("hist_access_type", content["hist_access_type"])
+    _ask(kernel, exchange, HistoryMessage(**fields))
+
+
+def comm_info(kernel: Kernel, exchange: Exchange) -> None:
+    """List the open comms."""
+    message = CommInfoMessage(exchange.request.content.get("target_name"))
+    _ask(kernel, exchange, message, {"comms": {}, "status": "ok"})
+
+
+def kernel_info(kernel: Kernel, exchange: Exchange) -> None:
+    """Introduce the kernel; the worker is not needed for it."""
+    exchange.finish(kernel.info())
+
+
+def connect(kernel: Kernel, exchange: Exchange) -> None:
+    """Tell the ports."""
+    exchange.finish({**kernel.connection.ports(), "status": "ok"})
+
+
+def interrupt(kernel: Kernel, exchange: Exchange) -> None:
+    """Interrupt the cell that runs."""
+    kernel.interrupt()
+    exchange.finish({"status": "ok"})
+
+
+def shutdown(kernel: Kernel, exchange: Exchange) -> None:
+    """End the kernel."""
+    content = {"status": "ok", "restart": bool(exchange.request.content.get("restart", False))}
+    exchange.busy()
+    exchange.reply(content)
+    exchange.publish("shutdown_reply", to_json(content))
+    exchange.done()
+    kernel.stop()
+
+
+SHELL_HANDLERS: Mapping[str, Handler] = {
+    "execute_request": execute,
+    "complete_request": complete,
+    "inspect_request": inspect,
+    "is_complete_request": is_complete,
+    "history_request": history,
+    "comm_info_request": comm_info,
+    "comm_open": comm,
+    "comm_msg": comm,
+    "comm_close": comm,
+    "kernel_info_request": kernel_info,
+    "connect_request": connect,
+    "interrupt_request": interrupt,
+    "shutdown_request": shutdown,
+}
+
+CONTROL_HANDLERS: Mapping[str, Handler] = SHELL_HANDLERS
+"""The control channel takes what shell takes; it is only never waited for."""
