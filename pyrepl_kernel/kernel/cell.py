@@ -89,7 +89,7 @@ class CellRun:
         self.exchange.finish(_reply_content(result, kernel.identity), self._metadata(result.status))
         for payload in result.payload:
             if payload.get("source") == "ask_exit" and not payload.get("keepkernel"):
-                kernel.stop()
+                kernel.stop_soon()
         if result.status == "error" and self._stop_on_error and not self._is_silent:
             kernel.abort_waiting()
 
@@ -99,6 +99,9 @@ class CellRun:
 
     def _end_without_result(self, error: Exception) -> None:
         """The worker died under it, could not be started, or was shut down."""
+        if self.is_cell and not self._started and isinstance(error, WorkerDied):
+            self._finish_aborted()  # it was a cell before this one that the worker died of
+            return
         ename = type(error).__name__
         evalue = str(error)
         if self.is_cell:
@@ -110,7 +113,7 @@ class CellRun:
         content["execution_count"] = self._kernel.next_count
         content |= {"user_expressions": {}, "payload": []}
         self.exchange.finish(content, self._metadata("error"))
-        if isinstance(error, WorkerDied | PyreplError):
+        if isinstance(error, PyreplError):
             self._kernel.abort_waiting()
         if isinstance(error, WorkerDied) and self.is_cell:
             self._kernel.after_crash(self.message)
@@ -118,7 +121,9 @@ class CellRun:
     def abort(self) -> None:
         """A cell before it failed, and this one is not to run."""
         self._kernel.forget_run(self)
-        self.exchange.busy()
+        self._finish_aborted()
+
+    def _finish_aborted(self) -> None:
         self._started = _now()
         self.exchange.finish({"status": "aborted"}, self._metadata("aborted"))
 

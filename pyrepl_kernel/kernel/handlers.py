@@ -106,17 +106,14 @@ def _ask(
         kernel: The kernel.
         exchange: The request.
         message: What the worker is asked.
-        empty: The reply if the worker is busy for longer than ``PATIENCE``; None to wait.
+        empty: The reply if a cell keeps the worker busy for too long; None to wait.
     """
     exchange.busy()
     future = kernel.session.request(message)
-    timer = None
     if empty is not None:
-        timer = asyncio.get_running_loop().call_later(PATIENCE, future.cancel)
+        _give_up_when_busy(kernel, future)
 
     def answered(answer: asyncio.Future[Any]) -> None:
-        if timer is not None:
-            timer.cancel()
         if answer.cancelled():
             exchange.finish(empty or {"status": "aborted"})
         elif (error := answer.exception()) is not None:
@@ -126,6 +123,26 @@ def _ask(
             exchange.finish(getattr(reply, "content", None) or _comm_info_content(reply))
 
     future.add_done_callback(answered)
+
+
+def _give_up_when_busy(kernel: Kernel, future: asyncio.Future[Any]) -> None:
+    """Cancel the future if a cell keeps the worker from answering for longer than ``PATIENCE``.
+
+    A worker that is not busy may take its time: the first completion imports jedi.
+    """
+    loop = asyncio.get_running_loop()
+    is_busy = kernel.session.is_executing
+
+    def look() -> None:
+        nonlocal is_busy, timer
+        if is_busy and kernel.session.is_executing:
+            future.cancel()
+        else:
+            is_busy = kernel.session.is_executing
+            timer = loop.call_later(PATIENCE, look)
+
+    timer = loop.call_later(PATIENCE, look)
+    future.add_done_callback(lambda _: timer.cancel())
 
 
 def _comm_info_content(reply: Any) -> dict[str, Any]:

@@ -46,6 +46,7 @@ __all__ = ["Kernel"]
 
 log = logging.getLogger("pyrepl_kernel.kernel")
 
+_EXIT_DELAY = 1.0  # seconds; clients that find a dead kernel do not look for its last reply
 _PARENTS = 1000  # executions whose late output still finds its cell
 
 
@@ -120,6 +121,10 @@ class Kernel:
         """End the kernel."""
         self._exit_code = self._exit_code or exit_code
         self._stopped.set()
+
+    def stop_soon(self) -> None:
+        """End the kernel, but let the client hear first that it was its own cell that asked."""
+        asyncio.get_running_loop().call_later(_EXIT_DELAY, self.stop)
 
     async def _end(self) -> None:
         for task in self._tasks:

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_origi
 from pyrepl_kernel.errors import InvalidField, MissingField, UnknownMessageType
 
 __all__ = [
+    "WARMUP_MARK",
     "CommInfoMessage",
     "CommInfoReplyMessage",
     "CommMessage",
@@ -316,6 +317,7 @@ class StartMessage(Message):
     cwd: str | None = None
     env: dict[str, str] | None = None
     options: dict[str, Any] = {}
+    max_frame_size: int = 256 * 1024 * 1024
 
 
 class ReadyMessage(Message):
@@ -355,6 +357,10 @@ class ShutdownMessage(Message):
 
 
 # ------------------------------------------------------------- execution
+
+
+WARMUP_MARK = "pyrepl_warmup"
+"""In the metadata of an execution: a reset goes back to the namespace that this one leaves."""
 
 
 class ExecuteMessage(Message):

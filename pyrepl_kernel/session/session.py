@@ -44,6 +44,7 @@ from pyrepl_kernel.errors import (
 )
 from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, encode_message
 from pyrepl_kernel.protocol.messages import (
+    WARMUP_MARK,
     CommInfoReplyMessage,
     CommMessage,
     CompleteReplyMessage,
@@ -271,6 +272,7 @@ class Session:
             cwd=self._cwd,
             env=self._env or None,
             options=dict(self.config.options),
+            max_frame_size=self.config.max_frame_size,
         )
         encode_message(start, self.config.max_frame_size)  # what is wrong with it shows by now
         self._has_started = True
@@ -330,7 +332,9 @@ class Session:
 
     async def _warm_up(self, code: str) -> None:
         inbox = Inbox(self._pause, self._resume)
-        message = ExecuteMessage(code, silent=True, store_history=False)
+        message = ExecuteMessage(
+            code, silent=True, store_history=False, metadata={WARMUP_MARK: True}
+        )
         execution = Execution(message, inbox.put, inbox.end)
         # Ahead of whatever came in from outside in the meantime.
         self._warmup = execution
@@ -448,7 +452,7 @@ class Session:
     def _pump(self) -> None:
         """Send the next execution if none is at work and the state allows one."""
         state = self._machine.state
-        if self._current is not None or not self._queue:
+        if self._current is not None or not self._queue or self._is_losing_worker:
             return
         if state is _S.READY or state is _S.IDLE:
             self._machine.move(_S.BUSY)
@@ -484,13 +488,19 @@ class Session:
         self._check_alive()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         assert self._transport is not None
-        self._transport.send_nowait(message)
+        if not self._is_losing_worker:
+            self._transport.send_nowait(message)
         self._replies[message.id] = future
         future.add_done_callback(partial(self._forget_request, message.id))
         return future
 
     def _forget_request(self, request_id: str, _future: asyncio.Future[Any]) -> None:
         self._replies.pop(request_id, None)
+
+    @property
+    def _is_losing_worker(self) -> bool:
+        """Whether nothing reaches the worker any more; when it is gone, all who wait are told."""
+        return self._transport is not None and self._transport.is_closed
 
     async def ping(self, timeout: float) -> bool:
         """Whether the worker's loop answers within ``timeout`` seconds."""
@@ -526,6 +536,8 @@ class Session:
         """As ``input_response``, for callers that cannot wait."""
         self._check_alive()
         assert self._transport is not None
+        if self._is_losing_worker:
+            return
         execution_id = self._current.id if self._current else ""
         self._transport.send_nowait(InputResponseMessage(value, eof=eof, execution_id=execution_id))
 
@@ -715,9 +727,9 @@ class Session:
         assert self._transport is not None
         self._transport.close_now()
         self._ended.set()
-        self._fail_all(SessionClosed(self.session_id, "it was shut down") if expected else death)
         if not expected and self.on_death is not None:
             self.on_death(death)
+        self._fail_all(SessionClosed(self.session_id, "it was shut down") if expected else death)
 
     def _fail_all(self, error: SessionError) -> None:
         """End everything that waits, with the same error."""

@@ -15,9 +15,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Serve the session at the other end of descriptor 3 until it ends."""
+    # What the host left open for its children, by mistake or not, is not meant for this one.
+    os.closerange(LIFELINE_FD + 1, 65536)
     hold_on_to(LIFELINE_FD)
     os.set_inheritable(PROTOCOL_FD, False)
-    os.closerange(LIFELINE_FD + 2, 65536)
     faulthandler.enable()
     # What takes longest is imported before the session has said anything.
     from pyrepl_kernel.worker.start import serve

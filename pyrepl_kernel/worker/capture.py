@@ -13,11 +13,13 @@ does not come this way: it goes through descriptors 1 and 2 to the session.
 from __future__ import annotations
 
 import _thread
+import codecs
 import io
 import os
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,6 +31,8 @@ __all__ = ["OutStream", "OutputBuffer", "current_execution"]
 
 FIRST_DELAY = 0.008
 """Seconds until the first output of a burst is sent."""
+PIECE_SIZE = 1 << 20
+"""Characters in one message: while one side packs a piece, the other unpacks that before it."""
 BURST_DELAY = 0.05
 """Seconds between the messages of a burst."""
 FLUSH_SIZE = 1 << 20
@@ -57,10 +61,10 @@ current_execution = _Current()
 class _Segment:
     __slots__ = ("execution_id", "parts", "stream")
 
-    def __init__(self, stream: str, execution_id: str) -> None:
+    def __init__(self, stream: str, execution_id: str, *parts: str) -> None:
         self.stream = stream
         self.execution_id = execution_id
-        self.parts: list[str] = []
+        self.parts = list(parts)
 
 
 class OutputBuffer:
@@ -76,7 +80,6 @@ class OutputBuffer:
         self._size = 0
         self._armed = False
         self._wake: _thread.LockType | None = None
-        self._flusher_runs = False
         self.is_forked = False
         os.register_at_fork(before=self.flush, after_in_child=self._after_fork)
 
@@ -95,10 +98,13 @@ class OutputBuffer:
         execution_id = current_execution()
         with self._lock:
             last = self._last
-            if last.stream != stream or last.execution_id != execution_id:
-                last = self._last = _Segment(stream, execution_id)
+            if last.stream == stream and last.execution_id == execution_id:
+                last.parts.append(text)
+            else:
+                # Whole before anybody can see it: a signal handler may print and flush meanwhile.
+                last = _Segment(stream, execution_id, text)
+                self._last = last
                 self._segments.append(last)
-            last.parts.append(text)
             self._size += len(text)
             if self._armed and self._size < FLUSH_SIZE:
                 return
@@ -119,10 +125,16 @@ class OutputBuffer:
 
     def take_messages(self) -> list[Message]:
         """All that is unsent, as messages; whoever takes them sends them."""
-        return [
-            OutputMessage("".join(segment.parts), segment.stream, segment.execution_id)
-            for segment in self._take()
-        ]
+        # A character takes up to four bytes, and the rest of a message its share.
+        size = min(PIECE_SIZE, max(1, (self._channel.max_frame_size - 1024) // 4))
+        messages: list[Message] = []
+        for segment in self._take():
+            text = "".join(segment.parts)
+            messages += [
+                OutputMessage(text[start : start + size], segment.stream, segment.execution_id)
+                for start in range(0, len(text), size)
+            ]
+        return messages
 
     def flush(self) -> None:
         """Send what is unsent."""
@@ -134,7 +146,8 @@ class OutputBuffer:
         with self._flush_lock:
             # What is taken from the buffer must reach the channel, interrupt or not.
             with self._guard:
-                self._channel.post(*self.take_messages(), *messages)
+                self._channel.post(*self.take_messages())
+                self._channel.post(*messages)
             self._channel.flush()
 
     # ------------------------------------------------------------ the flusher
@@ -146,7 +159,8 @@ class OutputBuffer:
             # Not a threading.Thread: the user's threading.enumerate() is the user's.
             _thread.start_new_thread(self._flush_by_time, (self._wake,))
         elif self._wake.locked():
-            self._wake.release()
+            with suppress(RuntimeError):  # another thread has woken it in this moment
+                self._wake.release()
 
     def _flush_by_time(self, wake: _thread.LockType) -> None:
         last = 0.0
@@ -177,7 +191,7 @@ class OutStream(io.TextIOBase):
         self.name = f"<{name}>"
         self._stream = name
         self._fd = fd
-        self._echo = None
+        self._bytes = BytesStream(self)
 
     def write(self, text: str) -> int:
         """Write text.
@@ -238,7 +252,7 @@ class OutStream(io.TextIOBase):
     @property
     def buffer(self) -> BytesStream:
         """The same stream for bytes."""
-        return BytesStream(self)
+        return self._bytes
 
 
 class BytesStream(io.BufferedIOBase):
@@ -247,6 +261,7 @@ class BytesStream(io.BufferedIOBase):
     def __init__(self, stream: OutStream) -> None:
         super().__init__()
         self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
     def raw(self) -> Any:
@@ -259,9 +274,15 @@ class BytesStream(io.BufferedIOBase):
         return self._stream.name
 
     def write(self, data: Any) -> int:
-        """Write bytes, decoded as UTF-8."""
-        raw = bytes(data)
-        self._stream.write(raw.decode("utf-8", "replace"))
+        """Write bytes, decoded as UTF-8; a character may come in pieces.
+
+        Raises:
+            TypeError: ``data`` is not made of bytes.
+        """
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        raw = bytes(memoryview(data))
+        self._stream.write(self._decoder.decode(raw))
         return len(raw)
 
     def flush(self) -> None:

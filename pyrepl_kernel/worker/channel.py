@@ -33,11 +33,14 @@ class Channel:
     Args:
         sock: The protocol's socket, in blocking mode.
         max_frame_size: Largest frame body either way, in bytes.
+
+    Attributes:
+        max_frame_size: The same, for what is sent from now on.
     """
 
     def __init__(self, sock: socket.socket, max_frame_size: int = MAX_FRAME_SIZE) -> None:
         self._sock = sock
-        self._max = max_frame_size
+        self.max_frame_size = max_frame_size
         self._decoder = FrameDecoder(max_frame_size)
         self._received: deque[bytes] = deque()
         self._read_lock = threading.RLock()
@@ -77,7 +80,7 @@ class Channel:
                 "a forked child cannot display anything but text in the notebook", stacklevel=3
             )
             return
-        data = b"".join([encode_message(message, self._max) for message in messages])
+        data = b"".join([encode_message(message, self.max_frame_size) for message in messages])
         with self._send_lock:
             self._outgoing[0].append(data)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrepl_kernel.protocol.messages import ExecuteMessage, ResultMessage
 from pyrepl_kernel.worker.interrupts import Interrupts
-from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell, text_of
 
 if TYPE_CHECKING:
     from pyrepl_kernel.worker.loop import CellLoop
@@ -54,6 +54,7 @@ class Executor:
                 self._interrupts.end()
         except KeyboardInterrupt as error:
             # It came when IPython was not in charge: before the cell, or after it.
+            self._interrupts.end()  # should it have come in the way of the other one
             shell.showtraceback((KeyboardInterrupt, error, None), tb_offset=0)
             return self._failure(message, error, count)
 
@@ -145,7 +146,7 @@ class Executor:
             execution_count=count,
             payload=self._take_payload(),
             ename=type(error).__name__,
-            evalue=str(error),
+            evalue=text_of(error),
             traceback=list(shell._last_traceback or []),
             next_count=shell.execution_count,
         )

@@ -78,9 +78,9 @@ class Interrupts:
     def begin(self) -> bool:
         """User code is about to run. True when a signal has arrived since the last one ended."""
         self._was_cancelled = False
+        self.is_listening = True  # first: a signal from here on raises, and one before it is seen
         seen = self._seen_between
         self._seen_between = False
-        self.is_listening = True
         return seen
 
     def end(self) -> None:

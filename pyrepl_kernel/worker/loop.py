@@ -71,8 +71,10 @@ class CellLoop:
         self.loop.run_forever()
 
     def stop(self) -> None:
-        """Let ``run_forever`` return."""
-        self.loop.stop()
+        """Let ``run_forever`` return, if it is at work."""
+        # A stop kept for later would end the next cell that awaits.
+        if self.loop.is_running():
+            self.loop.stop()
 
     def run(
         self, coroutine: Coroutine[Any, Any, Any], on_task: Callable[[asyncio.Task[Any]], None]
@@ -80,4 +82,8 @@ class CellLoop:
         """Run a cell that awaits; ``on_task`` gets its task before it begins."""
         task = self.loop.create_task(coroutine)
         on_task(task)
-        return self.loop.run_until_complete(task)
+        try:
+            return self.loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            task.cancel()  # or it would go on between cells
+            raise

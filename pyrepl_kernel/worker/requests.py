@@ -93,7 +93,11 @@ def history(shell: ZMQInteractiveShell, message: HistoryMessage) -> HistoryReply
             n=message.n,
             unique=message.unique,
         )
-    return HistoryReplyMessage(message.id, {"status": "ok", "history": list(lines)})
+    lines = list(lines)
+    if kind == "range" and message.session > 0:
+        # IPython calls the session that is under way 0, whatever it was asked for.
+        lines = [(number or message.session, *rest) for number, *rest in lines]
+    return HistoryReplyMessage(message.id, {"status": "ok", "history": lines})
 
 
 HANDLERS: dict[type[Message], tuple[Callable[..., Message], type[Any]]] = {

@@ -20,12 +20,13 @@ from IPython.utils.process import system
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
+from pyrepl_kernel.errors import FrameTooLarge
 from pyrepl_kernel.protocol.messages import DisplayMessage, ErrorMessage
 from pyrepl_kernel.worker.capture import current_execution
 from pyrepl_kernel.worker.history import LazyHistory
 from pyrepl_kernel.worker.murmur import murmur2
 
-__all__ = ["CELL_HASH_SEED", "Compiler", "ZMQInteractiveShell", "cell_directory"]
+__all__ = ["CELL_HASH_SEED", "Compiler", "ZMQInteractiveShell", "cell_directory", "text_of"]
 
 CELL_HASH_SEED = 0xC70F6907
 """Seed of the hash in a cell's file name, as front ends' debuggers compute it."""
@@ -36,6 +37,14 @@ Send = Callable[..., None]
 def _trait(default_value: Any = None) -> Any:
     """A traitlet that type checkers take for the value it holds."""
     return AnyTrait(default_value)
+
+
+def text_of(error: BaseException | None) -> str:
+    """An exception's text, whatever its class makes of ``str``."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"
 
 
 def cell_directory() -> str:
@@ -245,10 +254,20 @@ class ZMQInteractiveShell(InteractiveShell):
         if self.displayhook.is_formatting:
             # The value of a cell that cannot be shown fails the cell.
             self.failed_display = True
-        self.send(
-            ErrorMessage(etype.__name__, str(evalue), list(stb), execution_id=current_execution())
-        )
         self._last_traceback = stb
+        name, text = etype.__name__, text_of(evalue)
+        try:
+            self.send(ErrorMessage(name, text, list(stb), execution_id=current_execution()))
+        except FrameTooLarge as error:
+            self._last_traceback = [
+                f"{name}: {text[:1000]}...",
+                f"The traceback is too long: {error}",
+            ]
+            self.send(
+                ErrorMessage(
+                    name, text[:1000], self._last_traceback, execution_id=current_execution()
+                )
+            )
 
     def get_parent(self) -> Mapping[str, Any]:
         """The Jupyter message that the current output refers to."""

@@ -32,6 +32,7 @@ def serve(sock: socket.socket) -> None:
         return
     if not isinstance(start, StartMessage):
         sys.exit(f"expected a start message, got {start!r}")
+    channel.max_frame_size = start.max_frame_size
     enter_environment(start)
     output = OutputBuffer(channel, interrupts.guard)
     sys.stdout = OutStream(output, "stdout", 1)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import StdinNotImplementedError
 
 from pyrepl_kernel.protocol.messages import (
+    WARMUP_MARK,
     CommInfoMessage,
     CommInfoReplyMessage,
     CommMessage,
@@ -84,7 +85,6 @@ class Worker:
         self._interrupted_id = ""
         self._allow_stdin = False
         self._loop: CellLoop | None = None
-        self._is_awaiting = False
         self._has_ended = False
         self._when_idle: list[Callable[[], None]] = [self._open_history, self._load_libc]
         self._fflush: Callable[[None], int] | None = None
@@ -150,6 +150,11 @@ class Worker:
         if self._loop is not None and not self._is_awaiting and self._waiting:
             self._loop.stop()
 
+    @property
+    def _is_awaiting(self) -> bool:
+        """Whether the loop runs for a cell that awaits, and not between cells."""
+        return self._interrupts.task is not None
+
     def _make_loop(self, _module: ModuleType) -> None:
         # asyncio has just been imported, most likely by a cell that runs without a loop.
         if threading.current_thread() is threading.main_thread():
@@ -185,6 +190,8 @@ class Worker:
         result = self._executor.run(message, lambda: self._is_interrupted(message.id))
         self._allow_stdin = False
         self._flush_descriptors()
+        if message.metadata.get(WARMUP_MARK):
+            self._remember_warm_namespace()
         self._send_result(result)
         if self._shell.exit_now:
             self._shell.exit_now = False
@@ -192,14 +199,14 @@ class Worker:
     def _send_result(self, result: ResultMessage) -> None:
         try:
             self._output.send_after_output(result)
-        except TypeError as error:
+        except Exception as error:
             # User expressions or payloads of the user's own making that no message can carry.
             self._output.send_after_output(
                 ResultMessage(
                     result.execution_id,
                     "error",
                     execution_count=result.execution_count,
-                    ename="TypeError",
+                    ename=type(error).__name__,
                     evalue=f"the cell's reply cannot be sent: {error}",
                     next_count=result.next_count,
                 )
@@ -250,7 +257,7 @@ class Worker:
     def _answer(self, message: Any) -> None:
         handler, reply_class = requests.HANDLERS[type(message)]
         try:
-            reply = handler(self._shell, message)
+            self._output.send_after_output(handler(self._shell, message))
         except Exception as error:
             log.exception("a %s request failed", message.type)
             content = {
@@ -259,19 +266,22 @@ class Worker:
                 "evalue": str(error),
                 "traceback": [],
             }
-            reply = reply_class(message.id, content)
-        self._output.send_after_output(reply)
+            self._output.send_after_output(reply_class(message.id, content))
 
-    def remember_warm_namespace(self) -> None:
+    def _remember_warm_namespace(self) -> None:
         """Take the namespace as it is now for what ``reset`` goes back to."""
-        self._warm_namespace = dict(self._shell.user_ns)
+        shell = self._shell
+        self._warm_namespace = {
+            name: value for name, value in shell.user_ns.items() if name not in shell.user_ns_hidden
+        }
 
     def _reset(self, message: ResetMessage) -> None:
         shell, error = self._shell, ""
         try:
-            shell.reset(new_session=False)
+            shell.reset()
             shell.user_ns.update(self._warm_namespace)
-            shell.execution_count = 1
+            history = shell.history_manager
+            history._i = history._ii = history._iii = history._i00 = ""
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
         self._channel.send(ResetMessage(error, id=message.id))
