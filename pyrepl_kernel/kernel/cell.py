@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pyrepl_kernel.errors import PyreplError, WorkerDied
+from pyrepl_kernel.errors import WorkerDied
 from pyrepl_kernel.kernel.exchange import Exchange, error_content
 from pyrepl_kernel.kernel.output import as_output
 from pyrepl_kernel.kernel.wire import to_json
@@ -50,6 +50,11 @@ class CellRun:
         self._started = ""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the worker has got it."""
+        return bool(self._started)
+
+    @property
     def is_cell(self) -> bool:
         """Whether it is a cell, not a comm message."""
         return isinstance(self.message, ExecuteMessage)
@@ -86,12 +91,13 @@ class CellRun:
     def _end_with(self, result: ResultMessage) -> None:
         kernel = self._kernel
         kernel.next_count = result.next_count
+        stops = result.status == "error" and self._stop_on_error and not self._is_silent
+        waiting = kernel.waiting_runs() if stops else []
         self.exchange.finish(_reply_content(result, kernel.identity), self._metadata(result.status))
         for payload in result.payload:
             if payload.get("source") == "ask_exit" and not payload.get("keepkernel"):
                 kernel.stop_soon()
-        if result.status == "error" and self._stop_on_error and not self._is_silent:
-            kernel.abort_waiting()
+        kernel.abort(waiting)
 
     @property
     def _is_silent(self) -> bool:
@@ -99,7 +105,7 @@ class CellRun:
 
     def _end_without_result(self, error: Exception) -> None:
         """The worker died under it, could not be started, or was shut down."""
-        if self.is_cell and not self._started and isinstance(error, WorkerDied):
+        if self.is_cell and not self.has_begun and isinstance(error, WorkerDied):
             self._finish_aborted()  # it was a cell before this one that the worker died of
             return
         ename = type(error).__name__
@@ -112,11 +118,9 @@ class CellRun:
         content = error_content(ename, evalue)
         content["execution_count"] = self._kernel.next_count
         content |= {"user_expressions": {}, "payload": []}
-        self.exchange.finish(content, self._metadata("error"))
-        if isinstance(error, PyreplError):
-            self._kernel.abort_waiting()
         if isinstance(error, WorkerDied) and self.is_cell:
             self._kernel.after_crash(self.message)
+        self.exchange.finish(content, self._metadata("error"))
 
     def abort(self) -> None:
         """A cell before it failed, and this one is not to run."""

@@ -131,18 +131,15 @@ def _give_up_when_busy(kernel: Kernel, future: asyncio.Future[Any]) -> None:
     A worker that is not busy may take its time: the first completion imports jedi.
     """
     loop = asyncio.get_running_loop()
-    is_busy = kernel.session.is_executing
 
-    def look() -> None:
-        nonlocal is_busy, timer
-        if is_busy and kernel.session.is_executing:
+    def look(was_busy: bool) -> None:
+        is_busy = kernel.session.is_executing
+        if was_busy and is_busy:
             future.cancel()
-        else:
-            is_busy = kernel.session.is_executing
-            timer = loop.call_later(PATIENCE, look)
+        elif not future.done():
+            loop.call_later(PATIENCE, look, is_busy)
 
-    timer = loop.call_later(PATIENCE, look)
-    future.add_done_callback(lambda _: timer.cancel())
+    loop.call_later(PATIENCE, look, kernel.session.is_executing)
 
 
 def _comm_info_content(reply: Any) -> dict[str, Any]:

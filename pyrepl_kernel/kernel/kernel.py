@@ -214,11 +214,19 @@ class Kernel:
         """A run has ended."""
         self._runs.remove(run)
 
-    def abort_waiting(self) -> None:
-        """A cell has failed: those behind it are not to run."""
-        # What the clients have sent by now counts as waiting too.
+    def waiting_runs(self) -> list[CellRun]:
+        """The cells that wait now: what a failing cell aborts.
+
+        Asked before the failing cell's reply is sent: what a client sends after it has read that
+        reply is a new beginning, and runs.
+        """
+        # What the clients have sent by now waits too, even if it is still in zmq's hands.
         self._shell.receive_all()
-        for run in [run for run in self._runs if run.is_cell]:
+        return [run for run in self._runs if run.is_cell and not run.has_begun]
+
+    def abort(self, runs: list[CellRun]) -> None:
+        """Abort cells that wait."""
+        for run in runs:
             if run.execution is not None and self.session.withdraw(run.execution):
                 run.abort()
 
