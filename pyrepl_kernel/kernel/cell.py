@@ -64,6 +64,8 @@ class CellRun:
         self._started = _now()
         self._kernel.remember_parent(self.message.id, self.exchange.request.raw_header)
         self.exchange.busy()
+        if isinstance(self.message, CommMessage):
+            self._kernel.note_comm(self.message)
         if isinstance(self.message, ExecuteMessage) and not self.message.silent:
             content = {"code": self.message.code, "execution_count": self._kernel.next_count}
             self.exchange.publish("execute_input", to_json(content))
@@ -74,6 +76,8 @@ class CellRun:
         if isinstance(message, InputMessage):
             self._kernel.ask_input(self.exchange, message)
             return
+        if isinstance(message, CommMessage):
+            self._kernel.note_comm(message)
         output = as_output(message)
         if output is not None:
             self.exchange.publish(*output)

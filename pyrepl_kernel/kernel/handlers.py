@@ -235,6 +235,11 @@ def shutdown(kernel: Kernel, exchange: Exchange) -> None:
     kernel.stop()
 
 
+def usage(kernel: Kernel, exchange: Exchange) -> None:
+    """Measure what the user's code costs."""
+    exchange.finish(kernel.usage.measure(kernel.session.pid))
+
+
 SHELL_HANDLERS: Mapping[str, Handler] = {
     "execute_request": execute,
     "complete_request": complete,
@@ -251,5 +256,5 @@ SHELL_HANDLERS: Mapping[str, Handler] = {
     "shutdown_request": shutdown,
 }
 
-CONTROL_HANDLERS: Mapping[str, Handler] = SHELL_HANDLERS
+CONTROL_HANDLERS: Mapping[str, Handler] = {**SHELL_HANDLERS, "usage_request": usage}
 """The control channel takes what shell takes; it is only never waited for."""

@@ -29,6 +29,7 @@ from pyrepl_kernel.kernel.handlers import CONTROL_HANDLERS, SHELL_HANDLERS, disp
 from pyrepl_kernel.kernel.info import kernel_info
 from pyrepl_kernel.kernel.options import Options
 from pyrepl_kernel.kernel.output import as_output
+from pyrepl_kernel.kernel.usage import UsageMeter
 from pyrepl_kernel.kernel.wire import Request, Wire, WireError, to_json
 from pyrepl_kernel.protocol.messages import (
     CommMessage,
@@ -64,12 +65,14 @@ class Kernel:
         self.options = options
         self.wire = Wire(connection.key, connection.info["signature_scheme"])
         self.identity = new_id()
+        self.usage = UsageMeter()
         self.next_count = 1
         self._spawned: Spawned | None = spawned
         self._topic = f"kernel.{self.identity}.".encode()
         self._runs: list[CellRun] = []
         self._parents: OrderedDict[str, bytes] = OrderedDict()
         self._asking: Exchange | None = None
+        self._comms: set[str] = set()  # open ones, which a new worker knows nothing of
         self._notice = ""
         self._stopped = asyncio.Event()
         self._exit_code = 0
@@ -174,6 +177,7 @@ class Kernel:
             self._notice = f"{session.warmup_error}\n"
 
     def _renew_session(self) -> None:
+        self._close_comms()
         self.session = self._new_session()
         self.wire.renew_session()
         self.next_count = 1
@@ -192,6 +196,19 @@ class Kernel:
         """
         if isinstance(message, ExecuteMessage) and not message.allow_stdin:
             self.stop(1)
+
+    def note_comm(self, message: CommMessage) -> None:
+        """Keep count of the open comms, by what either side says of them."""
+        if message.kind == "open":
+            self._comms.add(message.comm_id)
+        elif message.kind == "close":
+            self._comms.discard(message.comm_id)
+
+    def _close_comms(self) -> None:
+        """Tell the front ends that their widgets are dead, for nobody is left to answer them."""
+        for comm_id in self._comms:
+            self.publish("comm_close", to_json({"comm_id": comm_id, "data": {}}))
+        self._comms.clear()
 
     # -------------------------------------------------------------- executing
 
@@ -292,6 +309,8 @@ class Kernel:
         if isinstance(message, InputMessage):
             log.warning("input() outside of a cell cannot be answered")
             return
+        if isinstance(message, CommMessage):
+            self.note_comm(message)
         output = as_output(message)
         if output is not None:
             execution_id = getattr(message, "execution_id", "")
