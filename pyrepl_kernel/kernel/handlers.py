@@ -120,7 +120,8 @@ def _ask(
             exchange.finish(empty or error_content(type(error).__name__, str(error)))
         else:
             reply = answer.result()
-            exchange.finish(getattr(reply, "content", None) or _comm_info_content(reply))
+            content = getattr(reply, "content", None) or empty
+            exchange.finish(content or {"status": "aborted"})
 
     future.add_done_callback(answered)
 
@@ -140,10 +141,6 @@ def _give_up_when_busy(kernel: Kernel, future: asyncio.Future[Any]) -> None:
             loop.call_later(PATIENCE, look, is_busy)
 
     loop.call_later(PATIENCE, look, kernel.session.is_executing)
-
-
-def _comm_info_content(reply: Any) -> dict[str, Any]:
-    return {"comms": reply.comms, "status": "ok"}
 
 
 def complete(kernel: Kernel, exchange: Exchange) -> None:

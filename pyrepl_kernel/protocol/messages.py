@@ -585,8 +585,8 @@ class CommInfoMessage(Message):
 
 
 class CommInfoReplyMessage(Message):
-    """Worker → session: comm id → ``{"target_name": ...}``."""
+    """Worker → session: Jupyter's ``comm_info_reply`` content."""
 
     type = MessageType.COMM_INFO_REPLY
     request_id: str
-    comms: dict[str, Any] = {}
+    content: dict[str, Any] = {}

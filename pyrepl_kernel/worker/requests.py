@@ -21,7 +21,10 @@ from pyrepl_kernel.protocol.messages import (
 )
 from pyrepl_kernel.worker.shell import ZMQInteractiveShell
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "PATIENCE", "STALE"]
+
+PATIENCE = 0.5
+"""Seconds that a front end is made to wait for an answer while a cell runs."""
 
 
 def complete(shell: ZMQInteractiveShell, message: CompleteMessage) -> CompleteReplyMessage:
@@ -107,3 +110,6 @@ HANDLERS: dict[type[Message], tuple[Callable[..., Message], type[Any]]] = {
     HistoryMessage: (history, HistoryReplyMessage),
 }
 """Message type → what answers it, and the class of its answer."""
+
+STALE = (complete, inspect, is_complete)
+"""What nobody wants to know any more once the front end has been told that the worker is busy."""

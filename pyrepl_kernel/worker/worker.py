@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType
@@ -83,6 +84,7 @@ class Worker:
         self._waiting: deque[Message] = deque()  # read, but not its turn yet
         self._answers: deque[InputResponseMessage] = deque()
         self._interrupted_id = ""
+        self._busy_until = 0.0
         self._allow_stdin = False
         self._loop: CellLoop | None = None
         self._has_ended = False
@@ -252,7 +254,7 @@ class Worker:
 
     def _answer_comm_info(self, message: CommInfoMessage) -> None:
         comms = self._comms.open_comms(message.target_name)
-        self._channel.send(CommInfoReplyMessage(message.id, comms))
+        self._channel.send(CommInfoReplyMessage(message.id, {"status": "ok", "comms": comms}))
 
     def _answer(self, message: Any) -> None:
         handler, reply_class = requests.HANDLERS[type(message)]
