@@ -70,6 +70,8 @@ class Channel:
         if _KINDS[self.name] == zmq.ROUTER:
             # A client that reconnects under its old identity takes it over.
             self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            # At a high-water mark a ROUTER drops, and a client waits for its reply for ever.
+            self._socket.setsockopt(zmq.SNDHWM, 0)
         if secret := info.get("curve_secretkey"):
             self._socket.curve_secretkey = secret.encode()
             self._socket.curve_publickey = str(info["curve_publickey"]).encode()

@@ -237,6 +237,11 @@ def usage(kernel: Kernel, exchange: Exchange) -> None:
     exchange.finish(kernel.usage.measure(kernel.session.pid))
 
 
+def debug(kernel: Kernel, exchange: Exchange) -> None:
+    """Pass a request on to the debugger."""
+    kernel.debugging.answer(exchange)
+
+
 SHELL_HANDLERS: Mapping[str, Handler] = {
     "execute_request": execute,
     "complete_request": complete,
@@ -253,5 +258,9 @@ SHELL_HANDLERS: Mapping[str, Handler] = {
     "shutdown_request": shutdown,
 }
 
-CONTROL_HANDLERS: Mapping[str, Handler] = {**SHELL_HANDLERS, "usage_request": usage}
+CONTROL_HANDLERS: Mapping[str, Handler] = {
+    **SHELL_HANDLERS,
+    "usage_request": usage,
+    "debug_request": debug,
+}
 """The control channel takes what shell takes; it is only never waited for."""

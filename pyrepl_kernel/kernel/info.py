@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from typing import Any
 
+from pyrepl_kernel.kernel.debug import has_debugger
 from pyrepl_kernel.kernel.wire import PROTOCOL_VERSION
 
 __all__ = ["kernel_info"]
@@ -66,6 +67,6 @@ def kernel_info() -> dict[str, Any]:
         },
         "banner": banner,
         "help_links": [{"text": text, "url": url} for text, url in _LINKS],
-        "supported_features": [],
-        "debugger": False,
+        "supported_features": ["debugger"] if has_debugger() else [],
+        "debugger": has_debugger(),
     }

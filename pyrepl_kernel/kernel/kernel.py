@@ -17,18 +17,20 @@ import os
 import signal
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from pyrepl_kernel.errors import PyreplError, SessionClosed, WorkerDied
 from pyrepl_kernel.kernel.cell import CellRun
 from pyrepl_kernel.kernel.channels import Channel, Heartbeat, Publisher, make_context
 from pyrepl_kernel.kernel.connection import Connection
+from pyrepl_kernel.kernel.debug import Debugging
 from pyrepl_kernel.kernel.exchange import Exchange
 from pyrepl_kernel.kernel.handlers import CONTROL_HANDLERS, SHELL_HANDLERS, dispatch
 from pyrepl_kernel.kernel.info import kernel_info
 from pyrepl_kernel.kernel.options import Options
 from pyrepl_kernel.kernel.output import as_output
+from pyrepl_kernel.kernel.spares import Spares
 from pyrepl_kernel.kernel.usage import UsageMeter
 from pyrepl_kernel.kernel.wire import Request, Wire, WireError, to_json
 from pyrepl_kernel.protocol.messages import (
@@ -66,6 +68,7 @@ class Kernel:
         self.wire = Wire(connection.key, connection.info["signature_scheme"])
         self.identity = new_id()
         self.usage = UsageMeter()
+        self.debugging = Debugging(self)
         self.next_count = 1
         self._spawned: Spawned | None = spawned
         self._topic = f"kernel.{self.identity}.".encode()
@@ -74,6 +77,7 @@ class Kernel:
         self._asking: Exchange | None = None
         self._comms: set[str] = set()  # open ones, which a new worker knows nothing of
         self._notice = ""
+        self._warned_of: Session | None = None
         self._stopped = asyncio.Event()
         self._exit_code = 0
         self._watch: ProcessWatch | None = None
@@ -87,6 +91,7 @@ class Kernel:
             lambda: self.session.resume_output(),
         )
         self.session = self._new_session()
+        self._spares = Spares(options.spares, options.warmup, self._session_config())
         self._start_session()
         self._shell = self._make_channel("shell", self._on_shell)
         self._control = self._make_channel("control", self._on_control)
@@ -110,15 +115,21 @@ class Kernel:
         return self._exit_code
 
     def _watch_parent(self) -> None:
+        """End when the process that started this kernel has ended."""
         parent = int(os.environ.get("JPY_PARENT_PID") or 0)
         if parent <= 1:
             return
-        try:
-            self._watch = ProcessWatch(parent, self.stop)
-        except ProcessLookupError:
-            self.stop()
-        except OSError as error:
-            log.warning("cannot watch the process that started this kernel: %s", error)
+        for pid in (parent, os.getppid()):
+            if pid <= 1:
+                continue  # nobody but init is left above us
+            try:
+                self._watch = ProcessWatch(pid, self.stop)
+            except ProcessLookupError:
+                continue  # of another pid namespace, perhaps; ours is the process above us
+            except OSError as error:
+                log.warning("cannot watch the process that started this kernel: %s", error)
+            return
+        self.stop()
 
     def stop(self, exit_code: int = 0) -> None:
         """End the kernel."""
@@ -133,6 +144,7 @@ class Kernel:
         for task in self._tasks:
             task.cancel()
         await self.session.shutdown()
+        await self._spares.stop()
         if self._watch is not None:
             self._watch.close()
         for channel in (
@@ -148,20 +160,35 @@ class Kernel:
 
     # ----------------------------------------------------------- the session
 
-    def _new_session(self) -> Session:
-        config = SessionConfig(
+    def _session_config(self) -> SessionConfig:
+        return SessionConfig(
             keep_failed_warmup=True,
-            options={"history": True, "argv": sys.argv, "ipython": self.options.ipython},
+            options={
+                "history": True,
+                "argv": sys.argv,
+                "ipython": self.options.ipython,
+                "connection_file": os.path.abspath(self.connection.path),
+                "session": self.wire.session,
+            },
         )
-        session = Session(warmup_code=self.options.warmup, config=config)
+
+    def _new_session(self) -> Session:
+        return Session(warmup_code=self.options.warmup, config=self._session_config())
+
+    def _listen(self, session: Session) -> None:
         session.on_background = self._on_background
         session.on_death = self._on_death
-        return session
+        session.on_debug_event = self.debugging.on_event
 
     def _start_session(self) -> None:
         spawned, self._spawned = self._spawned, None
+        self._listen(self.session)
         self.session.launch(spawned)
-        task = asyncio.create_task(self._bring_up(self.session))
+        self._run(self._bring_up(self.session))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background, until the kernel ends."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -172,19 +199,25 @@ class Kernel:
             # What waits has been told; the next cell tries again.
             log.error("%s", error)
             self._notice = f"{error}\n"
-            return
-        if session.warmup_error is not None:
-            self._notice = f"{session.warmup_error}\n"
 
     def _renew_session(self) -> None:
+        """Go on with a new worker: a spare that is warm already, or one that is started now."""
         self._close_comms()
-        self.session = self._new_session()
+        self.debugging.end()
         self.wire.renew_session()
         self.next_count = 1
-        self._start_session()
+        self._run(self._spares.give_back(self.session))
+        spare = self._spares.take()
+        if spare is None:
+            self.session = self._new_session()
+            self._start_session()
+        else:
+            self.session = spare
+            self._listen(spare)
 
     def _on_death(self, death: WorkerDied) -> None:
         log.error("%s", death)
+        self.debugging.end()
         if not self._runs:
             self._notice = f"{death}\nAll variables are lost; a new worker has taken over.\n"
 
@@ -217,19 +250,26 @@ class Kernel:
         taken = any(run.message.id == message_id for run in self._runs)
         return new_id() if taken else message_id
 
-    def submit(self, run: CellRun) -> None:
-        """Queue a cell or comm message."""
+    def live_session(self) -> Session:
+        """The session, or a new one where it has ended; not while the kernel ends."""
         if not self.session.is_alive and not self._stopped.is_set():
             self._renew_session()
+        return self.session
+
+    def submit(self, run: CellRun) -> None:
+        """Queue a cell or comm message."""
+        session = self.live_session()
         self._runs.append(run)
         try:
-            run.execution = self.session.submit(run.message, run.deliver, run.end, run.begin)
+            run.execution = session.submit(run.message, run.deliver, run.end, run.begin)
         except SessionClosed as error:
             run.end(error)
 
     def forget_run(self, run: CellRun) -> None:
         """A run has ended."""
         self._runs.remove(run)
+        if not self._runs:
+            self._spares.fill()  # the first cell is done, and nobody waits now
 
     def waiting_runs(self) -> list[CellRun]:
         """The cells that wait now: what a failing cell aborts.
@@ -254,12 +294,15 @@ class Kernel:
             self._parents.popitem(last=False)
 
     def show_notice(self, exchange: Exchange) -> None:
-        """Show with a cell what went wrong since the last one."""
-        if self._notice:
-            output = as_output(OutputMessage(self._notice, "stderr"))
+        """Show with a cell what went wrong since the last one, and a warmup that failed."""
+        notice, self._notice = self._notice, ""
+        if self.session.warmup_error is not None and self._warned_of is not self.session:
+            self._warned_of = self.session
+            notice += f"{self.session.warmup_error}\n"
+        if notice:
+            output = as_output(OutputMessage(notice, "stderr"))
             assert output is not None
             exchange.publish(*output)
-            self._notice = ""
 
     def interrupt(self) -> None:
         """Interrupt the cell that runs, if one does."""

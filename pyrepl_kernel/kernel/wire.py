@@ -89,7 +89,8 @@ def to_json(value: Any) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "replace")
+        # Halves of surrogate pairs: a pair is the character that it stands for, a lone one is none.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _without_nan(value: Any) -> Any:

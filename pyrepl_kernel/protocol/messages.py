@@ -31,6 +31,9 @@ __all__ = [
     "CommMessage",
     "CompleteMessage",
     "CompleteReplyMessage",
+    "DebugEventMessage",
+    "DebugMessage",
+    "DebugReplyMessage",
     "DisplayMessage",
     "ErrorMessage",
     "ExecuteMessage",
@@ -48,6 +51,7 @@ __all__ = [
     "MessageType",
     "OutputMessage",
     "ReadyMessage",
+    "ReceptiveMessage",
     "ResetMessage",
     "ResultMessage",
     "ShutdownMessage",
@@ -83,6 +87,10 @@ class MessageType(StrEnum):
     COMM = "comm"
     COMM_INFO = "comm_info"
     COMM_INFO_REPLY = "comm_info_reply"
+    RECEPTIVE = "receptive"
+    DEBUG = "debug"
+    DEBUG_REPLY = "debug_reply"
+    DEBUG_EVENT = "debug_event"
 
 
 class _IdSource:
@@ -590,3 +598,44 @@ class CommInfoReplyMessage(Message):
     type = MessageType.COMM_INFO_REPLY
     request_id: str
     content: dict[str, Any] = {}
+
+
+# ------------------------------------------------------------------ debugger
+
+
+class DebugMessage(Message):
+    """Session → worker, on the debugger's socket: a request of the Debug Adapter Protocol."""
+
+    type = MessageType.DEBUG
+    request: dict[str, Any]
+
+
+class DebugReplyMessage(Message):
+    """Worker → session: the response to such a request."""
+
+    type = MessageType.DEBUG_REPLY
+    request_id: str
+    response: dict[str, Any]
+
+
+class DebugEventMessage(Message):
+    """Worker → session: an event of the Debug Adapter Protocol.
+
+    Args:
+        event: The event.
+        threads: With a ``stopped`` event: the ids of all threads that stand still now.
+    """
+
+    type = MessageType.DEBUG_EVENT
+    event: dict[str, Any]
+    threads: list[int] = []
+
+
+class ReceptiveMessage(Message):
+    """Worker → session: the cell at work awaits, or polls; comm messages may come before its end.
+
+    From here on, until that cell ends, a ``CommMessage`` passes the executions that wait.
+    """
+
+    type = MessageType.RECEPTIVE
+    execution_id: str

@@ -252,6 +252,24 @@ class SessionPool:
             if waiter in roster.waiters:
                 roster.waiters.remove(waiter)
 
+    def acquire_nowait(self) -> Session | None:
+        """An idle session if there is one; None otherwise, or when others wait for one.
+
+        Raises:
+            PoolClosed: The pool is not started, or was stopped.
+        """
+        self._check_open()
+        roster = self._roster
+        if roster.waiting or not roster.count(Place.IDLE):
+            return None
+        waiter = Waiter()
+        roster.waiters.append(waiter)
+        self._turn()
+        if waiter.future.done():
+            return waiter.future.result()
+        roster.waiters.remove(waiter)  # the idle one had just died
+        return None
+
     def _give_up(self, waiter: Waiter, seconds: float) -> None:
         # Its future decides between the session and the timeout: it takes the first to come.
         words = f"no session became free within {seconds:g} s: {self.pool_id} has {self._roster}"

@@ -48,6 +48,9 @@ from pyrepl_kernel.protocol.messages import (
     CommInfoReplyMessage,
     CommMessage,
     CompleteReplyMessage,
+    DebugEventMessage,
+    DebugMessage,
+    DebugReplyMessage,
     DisplayMessage,
     ErrorMessage,
     ExecuteMessage,
@@ -61,12 +64,14 @@ from pyrepl_kernel.protocol.messages import (
     Message,
     OutputMessage,
     ReadyMessage,
+    ReceptiveMessage,
     ResetMessage,
     ResultMessage,
     ShutdownMessage,
     StartMessage,
 )
 from pyrepl_kernel.protocol.transport import PipeTransport
+from pyrepl_kernel.session.debug import DebugLink
 from pyrepl_kernel.session.execution import End, Execution, Inbox, Outcome
 from pyrepl_kernel.session.process import ExitStatus, WorkerProcess
 from pyrepl_kernel.session.spawn import Spawned, spawn_worker
@@ -160,6 +165,8 @@ class Session:
         after its cell has ended, say. Such messages are dropped when nobody listens."""
         self.on_death: Callable[[WorkerDied], None] | None = None
         """Called when the worker ended without having been told to."""
+        self.on_debug_event: Callable[[DebugEventMessage], None] | None = None
+        """Called with each event of the worker's debugger."""
         self.capabilities: dict[str, Any] = {}
         self.executions = 0
         self.last_used = time.monotonic()
@@ -172,8 +179,11 @@ class Session:
         self._has_started = False
         self._process: WorkerProcess | None = None
         self._transport: PipeTransport | None = None
+        self._debug: DebugLink | None = None
         self._queue: deque[Execution] = deque()
         self._current: Execution | None = None
+        self._aside: dict[str, Execution] = {}  # comm messages that are served within it
+        self._is_receptive = False
         self._warmup: Execution | None = None
         self._last_id = ""
         self._replies: dict[str, asyncio.Future[Any]] = {}
@@ -189,6 +199,7 @@ class Session:
             CommMessage: self._on_output,
             ResultMessage: self._on_result,
             ReadyMessage: self._on_ready,
+            ReceptiveMessage: self._on_receptive,
             HeartbeatMessage: lambda message: self._on_reply(message.id, message),
             ResetMessage: lambda message: self._on_reply(message.id, message),
         } | {
@@ -290,6 +301,12 @@ class Session:
             sink=self._route,
             on_end=self._on_stream_end,
             max_frame_size=self.config.max_frame_size,
+        )
+        self._debug = DebugLink(
+            spawned.debug_socket,
+            self._on_debug_event,
+            self._on_debug_broken,
+            self.config.max_frame_size,
         )
         self._process = WorkerProcess(spawned, self._on_text, self._on_exit)
         self._ready = asyncio.get_running_loop().create_future()
@@ -452,7 +469,11 @@ class Session:
     def _pump(self) -> None:
         """Send the next execution if none is at work and the state allows one."""
         state = self._machine.state
-        if self._current is not None or not self._queue or self._is_losing_worker:
+        if not self._queue or self._is_losing_worker:
+            return
+        if self._current is not None:
+            if self._is_receptive:
+                self._pump_aside()
             return
         if state is _S.READY or state is _S.IDLE:
             self._machine.move(_S.BUSY)
@@ -475,6 +496,20 @@ class Session:
             return
         execution.is_sent = True
 
+    def _pump_aside(self) -> None:
+        """Send the comm messages that wait to the cell at work, past the cells that wait."""
+        assert self._transport is not None
+        for execution in [e for e in self._queue if isinstance(e.message, CommMessage)]:
+            self._queue.remove(execution)
+            execution.begin()
+            try:
+                self._transport.send_nowait(execution.message)
+            except (ProtocolError, TypeError) as error:
+                execution.end(error)
+            else:
+                execution.is_sent = True
+                self._aside[execution.id] = execution
+
     # --------------------------------------------------------------- requests
 
     def request(self, message: Message) -> asyncio.Future[Any]:
@@ -493,6 +528,28 @@ class Session:
         self._replies[message.id] = future
         future.add_done_callback(partial(self._forget_request, message.id))
         return future
+
+    def debug(self, request: dict[str, Any]) -> asyncio.Future[DebugReplyMessage]:
+        """Send the debugger a request (Debug Adapter Protocol); the future gets its reply.
+
+        It is heard while a cell runs too, and while one stands still at a breakpoint.
+
+        Raises:
+            SessionClosed: The session has ended, or was never started.
+        """
+        self._check_alive()
+        assert self._debug is not None
+        return self._debug.request(DebugMessage(request))
+
+    def _on_debug_event(self, message: DebugEventMessage) -> None:
+        if self.on_debug_event is not None:
+            self.on_debug_event(message)
+
+    def _on_debug_broken(self, error: Exception | None) -> None:
+        if self._process is not None and self.state is not _S.SHUTTING_DOWN:
+            if error is not None:
+                log.error("session %s: its debugger broke the protocol: %s", self.session_id, error)
+            self._process.signal_group(signal.SIGKILL)
 
     def _forget_request(self, request_id: str, _future: asyncio.Future[Any]) -> None:
         self._replies.pop(request_id, None)
@@ -571,6 +628,8 @@ class Session:
         current = self._current
         if current is not None and message.execution_id == current.id:
             current.deliver(message)
+        elif (aside := self._aside.get(message.execution_id)) is not None:
+            aside.deliver(message)
         elif self.on_background is not None:
             self.on_background(message)
         else:
@@ -580,18 +639,31 @@ class Session:
         self._on_output(OutputMessage(text, stream, self._last_id))
 
     def _on_result(self, message: ResultMessage) -> None:
+        assert self._process is not None
         current = self._current
+        if (aside := self._aside.pop(message.execution_id, None)) is not None:
+            self._process.drain_output()
+            aside.end(message)
+            return
         if current is None or message.execution_id != current.id:
             raise ProtocolError(f"a result for {message.execution_id!r}, which is not at work")
-        assert self._process is not None
         self._process.drain_output()
-        self._current = None
+        self._is_receptive = False
+        # A comm message that came too late to be served within the cell is the worker's next.
+        self._current = self._aside.pop(next(iter(self._aside), ""), None)
         self.last_used = time.monotonic()
         if self.state is _S.BUSY:
             self.executions += 1
-            self._machine.move(_S.IDLE)
+            if self._current is None:
+                self._machine.move(_S.IDLE)
         current.end(message)
         self._pump()
+
+    def _on_receptive(self, message: ReceptiveMessage) -> None:
+        current = self._current
+        if self.state is _S.BUSY and current is not None and message.execution_id == current.id:
+            self._is_receptive = True
+            self._pump()
 
     def _on_ready(self, message: ReadyMessage) -> None:
         if self._ready is None or self._ready.done():
@@ -726,6 +798,8 @@ class Session:
             self._machine.move(_S.TERMINATED)
         assert self._transport is not None
         self._transport.close_now()
+        if self._debug is not None:
+            self._debug.close()
         self._ended.set()
         if not expected and self.on_death is not None:
             self.on_death(death)
@@ -734,8 +808,9 @@ class Session:
     def _fail_all(self, error: SessionError) -> None:
         """End everything that waits, with the same error."""
         waiting = [self._current] if self._current is not None else []
-        waiting += self._queue
+        waiting += [*self._aside.values(), *self._queue]
         self._current = None
+        self._aside.clear()
         self._queue.clear()
         for execution in waiting:
             execution.end(error)
@@ -744,3 +819,5 @@ class Session:
                 future.set_exception(error)
                 future.exception()  # seen; whoever waits still gets it
         self._replies.clear()
+        if self._debug is not None:
+            self._debug.fail(error)

@@ -7,6 +7,7 @@ What the worker finds:
     fd 2  a pipe to the session         likewise stderr, and a dying interpreter's last words
     fd 3  a socket to the session       the protocol
     fd 4  a pipe nobody writes to       its end means that the session's process is gone
+    fd 5  a socket to the session       the debugger, which must be heard while a cell runs
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import signal
 import sys
 from collections.abc import Mapping
 
-__all__ = ["LIFELINE_FD", "PROTOCOL_FD", "Spawned", "spawn_worker"]
+__all__ = ["DEBUG_FD", "LIFELINE_FD", "PROTOCOL_FD", "Spawned", "spawn_worker"]
 
 PROTOCOL_FD = 3
 LIFELINE_FD = 4
+DEBUG_FD = 5
 
 # The working directory must not shadow what the worker imports on its way up, so the empty
 # entry that -c puts on sys.path goes until the user's code is to run.
@@ -37,16 +39,20 @@ class Spawned:
         stdout: Reading end of the worker's descriptor 1.
         stderr: Reading end of the worker's descriptor 2.
         lifeline: The pipe that keeps the worker alive as long as it is open.
+        debug_socket: The debugger's socket, as a descriptor.
     """
 
-    __slots__ = ("lifeline", "pid", "socket", "stderr", "stdout")
+    __slots__ = ("debug_socket", "lifeline", "pid", "socket", "stderr", "stdout")
 
-    def __init__(self, pid: int, socket: int, stdout: int, stderr: int, lifeline: int) -> None:
+    def __init__(
+        self, pid: int, socket: int, stdout: int, stderr: int, lifeline: int, debug_socket: int
+    ) -> None:
         self.pid = pid
         self.socket = socket
         self.stdout = stdout
         self.stderr = stderr
         self.lifeline = lifeline
+        self.debug_socket = debug_socket
 
 
 def spawn_worker(python: str, env: Mapping[str, str]) -> Spawned:
@@ -72,6 +78,9 @@ def spawn_worker(python: str, env: Mapping[str, str]) -> Spawned:
         alive, lifeline = os.pipe()
         ours.append(lifeline)
         theirs.append(alive)
+        our_debug, their_debug = (s.detach() for s in _socket.socketpair())
+        ours.append(our_debug)
+        theirs.append(their_debug)
         pid = _posix_spawn(python, env, theirs)
     except BaseException:
         for fd in ours:
@@ -84,15 +93,15 @@ def spawn_worker(python: str, env: Mapping[str, str]) -> Spawned:
 
 
 def _posix_spawn(python: str, env: Mapping[str, str], theirs: list[int]) -> int:
-    socket, out, err, alive = theirs
+    socket, out, err, alive, debug = theirs
     # Out of the way of the numbers that they are to have.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (out, err, socket, alive)]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (out, err, socket, alive, debug)]
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     ]
     actions += [
         (os.POSIX_SPAWN_DUP2, fd, number)
-        for fd, number in zip(high, (1, 2, PROTOCOL_FD, LIFELINE_FD), strict=True)
+        for fd, number in zip(high, (1, 2, PROTOCOL_FD, LIFELINE_FD, DEBUG_FD), strict=True)
     ]
     try:
         return os.posix_spawn(

@@ -18,14 +18,16 @@ import io
 import os
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Iterable
 from contextlib import suppress
-from contextvars import ContextVar
+from sys import settrace
 from typing import Any
 
 from pyrepl_kernel.protocol.messages import Message, OutputMessage
 from pyrepl_kernel.worker.channel import Channel
 from pyrepl_kernel.worker.interrupts import InterruptGuard
+from pyrepl_kernel.worker.parent import FollowsParent, current_execution
 
 __all__ = ["OutStream", "OutputBuffer", "current_execution"]
 
@@ -37,26 +39,6 @@ BURST_DELAY = 0.05
 """Seconds between the messages of a burst."""
 FLUSH_SIZE = 1 << 20
 """Characters after which the buffer is sent at once; the writer waits if nobody takes it."""
-
-_execution: ContextVar[str] = ContextVar("pyrepl_execution")
-
-
-class _Current:
-    """Which execution output belongs to: that of the context, or else the latest."""
-
-    latest = ""
-
-    def begin(self, execution_id: str) -> None:
-        """From here on this context, and all threads without one, belong to an execution."""
-        self.latest = execution_id
-        _execution.set(execution_id)
-
-    def __call__(self) -> str:
-        return _execution.get(self.latest)
-
-
-current_execution = _Current()
-
 
 class _Segment:
     __slots__ = ("execution_id", "parts", "stream")
@@ -157,7 +139,7 @@ class OutputBuffer:
             self._wake = _thread.allocate_lock()
             self._wake.acquire()
             # Not a threading.Thread: the user's threading.enumerate() is the user's.
-            _thread.start_new_thread(self._flush_by_time, (self._wake,))
+            start_new_thread(self._flush_by_time, (self._wake,))
         elif self._wake.locked():
             with suppress(RuntimeError):  # another thread has woken it in this moment
                 self._wake.release()
@@ -167,13 +149,14 @@ class OutputBuffer:
         while True:
             in_burst = time.monotonic() - last < 2 * BURST_DELAY
             time.sleep(BURST_DELAY if in_burst else FIRST_DELAY)
+            settrace(None)  # a debugger's tracing is for the user's threads
             if self._segments:
                 self.flush()
                 last = time.monotonic()
             wake.acquire()
 
 
-class OutStream(io.TextIOBase):
+class OutStream(FollowsParent, io.TextIOBase):
     """``sys.stdout`` or ``sys.stderr`` of a worker.
 
     Args:
@@ -188,8 +171,7 @@ class OutStream(io.TextIOBase):
     def __init__(self, buffer: OutputBuffer, name: str, fd: int) -> None:
         super().__init__()
         self._buffer = buffer
-        self.name = f"<{name}>"
-        self._stream = name
+        self.name = name
         self._fd = fd
         self._bytes = BytesStream(self)
 
@@ -201,14 +183,14 @@ class OutStream(io.TextIOBase):
             ValueError: The stream is closed.
         """
         if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            raise TypeError(f"write() argument must be str, not {type(text)}")
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if text:
             if self._buffer.is_forked:
                 self._write_directly(text)
             else:
-                self._buffer.write(self._stream, text)
+                self._buffer.write(self.name, text)
         return len(text)
 
     def _write_directly(self, text: str) -> None:
@@ -248,6 +230,10 @@ class OutStream(io.TextIOBase):
     def close(self) -> None:
         """Flush; a stream of a worker stays open, whoever closes it."""
         self.flush()
+
+    def _is_master_process(self) -> bool:
+        # Asked by test suites of front ends, and by libraries that fork.
+        return not self._buffer.is_forked
 
     @property
     def buffer(self) -> BytesStream:

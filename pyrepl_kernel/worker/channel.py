@@ -81,8 +81,9 @@ class Channel:
             )
             return
         data = b"".join([encode_message(message, self.max_frame_size) for message in messages])
-        with self._send_lock:
-            self._outgoing[0].append(data)
+        if data:
+            with self._send_lock:
+                self._outgoing[0].append(data)
 
     def flush(self) -> None:
         """Send what was posted; waits while the session does not take it."""
@@ -94,11 +95,15 @@ class Channel:
         try:
             self._is_sending = True
             while True:
+                fresh: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
                 frames, index, taken = self._outgoing
-                if index == len(frames):
-                    self._outgoing = ([], 0, deque())
+                try:
+                    frame = frames[index]
+                except IndexError:
+                    # No call between that look and this: a signal handler that posts something
+                    # does it before the one or after the other.
+                    self._outgoing = fresh
                     return
-                frame = frames[index]
                 done = sum(taken)
                 if done == len(frame):
                     self._outgoing = (frames, index + 1, deque())

@@ -1,32 +1,74 @@
-"""Comms: the ``comm`` package bound to our protocol."""
+"""Comms: the ``comm`` package bound to our protocol, and the moments at which it is served.
+
+    session ──▶ CommMessage ──▶ CommInbox.receive ──▶ Comms.receive ──▶ the comm's handlers
+                                                                             │
+    session ◀────────────── CommMessage ◀── Comm.publish_msg ◀───────────────┘
+
+A comm message is served between cells, as it comes. While a cell awaits, or polls
+(``kernel.do_one_iteration``), it is served in the middle of that cell: the worker tells the session
+so (``ReceptiveMessage``), and the session lets comm messages pass the cells that wait.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyrepl_kernel.protocol.messages import CommMessage
-from pyrepl_kernel.worker.capture import current_execution
+from pyrepl_kernel.protocol.messages import CommMessage, ReceptiveMessage, ResultMessage
 from pyrepl_kernel.worker.imports import when_imported
+from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.parent import current_execution
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell
 
-__all__ = ["Comms"]
+if TYPE_CHECKING:
+    from pyrepl_kernel.worker.loop import CellLoop
+
+__all__ = ["CommInbox", "Comms", "as_buffers"]
 
 log = logging.getLogger("pyrepl_kernel.worker")
+
+
+def as_buffers(buffers: Any) -> list[bytes]:
+    """What a caller gives as buffers (bytes, memoryviews, arrays), as bytes.
+
+    Raises:
+        TypeError: One of them is not made of bytes.
+        ValueError: One of them is not contiguous.
+    """
+    result = []
+    for buffer in buffers or ():
+        view = memoryview(buffer)
+        if not view.contiguous:
+            raise ValueError(f"a buffer of shape {view.shape} is not contiguous")
+        result.append(view.tobytes())
+    return result
 
 
 class Comms:
     """The worker's comms.
 
     Args:
+        shell: IPython.
         send: Sends a message, after the text written before it.
+
+    Attributes:
+        handlers: ``comm_open`` and so on → what is called instead of the manager's own method;
+            the kernel object shows the same dict to users.
+        when_bound: Called when the user's code has imported ``comm``.
     """
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    def __init__(self, shell: ZMQInteractiveShell, send: Callable[..., None]) -> None:
+        self.handlers: Mapping[str, Callable[..., Any]] = {}
+        self.when_bound: Callable[[], None] = lambda: None
+        self._shell = shell
         self._send = send
         self._manager: Any = None
         when_imported("comm", self._bind)
+        # It binds comm to itself when it is imported.
+        when_imported("ipykernel.ipkernel", lambda _: self._bind(sys.modules["comm"]))
 
     @property
     def manager(self) -> Any:
@@ -38,11 +80,14 @@ class Comms:
         return self._manager
 
     def _bind(self, module: ModuleType) -> None:
-        send = self._send
-        manager: Any = None
+        send, shell = self._send, self._shell
 
         class Comm(module.base_comm.BaseComm):  # type: ignore[name-defined]
             """A comm that speaks to this session's front end."""
+
+            @property
+            def kernel(self) -> Any:
+                return shell.kernel
 
             def publish_msg(
                 self,
@@ -58,48 +103,141 @@ class Comms:
                         self.comm_id,
                         data=data or {},
                         metadata=metadata or {},
-                        buffers=[bytes(memoryview(b).cast("B")) for b in buffers or ()],
+                        buffers=as_buffers(buffers),
                         content=keys,
                         execution_id=current_execution(),
                     )
                 )
 
         def get_comm_manager() -> Any:
-            nonlocal manager
-            if manager is None:
-                manager = module.base_comm.CommManager()
-            return manager
+            if self._manager is None:
+                self._manager = module.base_comm.CommManager()
+            return self._manager
 
         module.create_comm = Comm  # type: ignore[attr-defined]
         module.get_comm_manager = get_comm_manager  # type: ignore[attr-defined]
+        self.when_bound()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anybody can have opened a comm."""
+        return self._manager is not None or "comm" in sys.modules
 
     def open_comms(self, target_name: str | None) -> dict[str, Any]:
         """Comm id → target of each open comm, or of those of one target."""
-        if self._manager is None:
-            import sys
-
-            if "comm" not in sys.modules:
-                return {}  # nobody can have opened one
+        if not self.is_bound:
+            return {}
         return {
             comm_id: {"target_name": comm.target_name}
-            for comm_id, comm in self.manager.comms.items()
+            for comm_id, comm in list(self.manager.comms.items())
             if target_name is None or comm.target_name == target_name
         }
 
-    def receive(self, message: CommMessage) -> None:
+    def receive(self, kind: str, parent: dict[str, Any]) -> Any:
         """A comm message has come from the front end."""
-        content = {"comm_id": message.comm_id, "data": message.data, **message.content}
-        handler = getattr(self.manager, f"comm_{message.kind}")
-        handler(
-            None,
-            None,
-            {
-                "header": message.parent,
-                "parent_header": {},
-                "metadata": message.metadata,
-                "content": content,
-                "buffers": [memoryview(buffer) for buffer in message.buffers],
-                "msg_id": message.parent.get("msg_id", message.id),
-                "msg_type": f"comm_{message.kind}",
-            },
+        handler = self.handlers.get(kind) or getattr(self.manager, kind)
+        return handler(None, [], parent)
+
+
+class CommInbox:
+    """Serves comm messages when their moment has come.
+
+    Args:
+        comms: The comms.
+        shell: IPython.
+        send: Sends a message, after the text written before it.
+        interrupts: Told when user code runs.
+        get_loop: Gives the asyncio loop: None where none is needed yet, unless one is asked for.
+    """
+
+    def __init__(
+        self,
+        comms: Comms,
+        shell: ZMQInteractiveShell,
+        send: Callable[..., None],
+        interrupts: Interrupts,
+        get_loop: Callable[[bool], CellLoop | None],
+    ) -> None:
+        self._comms = comms
+        self._shell = shell
+        self._send = send
+        self._interrupts = interrupts
+        self._get_loop = get_loop
+        self._closed_for = ""  # the cell at work, unless the session knows that it may be disturbed
+        comms.when_bound = self._open_if_awaiting
+
+    def begin_cell(self, execution_id: str) -> None:
+        """A cell begins, and comm messages have to wait."""
+        self._closed_for = execution_id
+
+    def open(self) -> None:
+        """The cell at work awaits or polls: let comm messages come."""
+        if self._closed_for and self._comms.is_bound and self._interrupts.is_listening:
+            cell, self._closed_for = self._closed_for, ""
+            self._send(ReceptiveMessage(cell))
+
+    def _open_if_awaiting(self) -> None:
+        if self._interrupts.task is not None:
+            self.open()
+
+    def receive(self, message: CommMessage) -> None:
+        """Serve a comm message; what comes of it belongs to that message, and not to a cell."""
+        parent = _as_parent(message)
+        problem: BaseException | None = None
+        is_in_cell = self._interrupts.is_listening
+        token = current_execution.pin(message.id, parent)
+        try:
+            if is_in_cell:
+                self._settle(self._comms.receive(parent["msg_type"], parent))
+            else:
+                current_execution.begin(message.id, parent)
+                self._receive_between_cells(parent)
+        except (Exception, KeyboardInterrupt) as error:
+            problem = error
+            log.exception("a comm's handler failed")
+        finally:
+            current_execution.unpin(token)
+        self._send(
+            ResultMessage(
+                message.id,
+                "ok" if problem is None else "error",
+                ename=type(problem).__name__ if problem else "",
+                evalue=str(problem or ""),
+                next_count=self._shell.execution_count,
+            )
         )
+        if is_in_cell and isinstance(problem, KeyboardInterrupt):
+            raise problem  # it was the cell that was meant
+
+    def _receive_between_cells(self, parent: dict[str, Any]) -> None:
+        loop = self._get_loop(False)
+        try:
+            self._interrupts.begin()
+            if loop is not None:
+                loop.show()  # handlers make tasks
+            self._settle(self._comms.receive(parent["msg_type"], parent))
+        finally:
+            self._interrupts.is_listening = False  # no call, as in the executor
+            loop = self._get_loop(False)  # perhaps it is there only since the handler ran
+            if loop is not None:
+                loop.hide()
+
+    def _settle(self, result: Any) -> None:
+        """A handler of the user's may be a coroutine function; the manager's own are not."""
+        if hasattr(result, "__await__"):
+            loop = self._get_loop(True)
+            assert loop is not None
+            loop.loop.create_task(result)
+
+
+def _as_parent(message: CommMessage) -> dict[str, Any]:
+    kind = f"comm_{message.kind}"
+    return {
+        "header": message.parent or {"msg_id": message.id, "msg_type": kind},
+        "parent_header": {},
+        "metadata": message.metadata,
+        "content": {"comm_id": message.comm_id, "data": message.data, **message.content},
+        "buffers": [memoryview(buffer) for buffer in message.buffers],
+        "msg_id": message.parent.get("msg_id", message.id),
+        "msg_type": kind,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ class Executor:
         shell: IPython.
         interrupts: Told when user code runs.
         get_loop: Gives the asyncio loop: None where none is needed yet, unless one is asked for.
+        on_await: Called when a cell is about to run that may await.
     """
 
     def __init__(
@@ -30,10 +32,13 @@ class Executor:
         shell: ZMQInteractiveShell,
         interrupts: Interrupts,
         get_loop: Callable[[bool], CellLoop | None],
+        on_await: Callable[[], None],
     ) -> None:
         self._shell = shell
+        shell.before_code = interrupts.begin_code
         self._interrupts = interrupts
         self._get_loop = get_loop
+        self._on_await = on_await
 
     def run(self, message: ExecuteMessage, is_interrupted: Callable[[], bool]) -> ResultMessage:
         """Run a cell to its end.
@@ -43,18 +48,20 @@ class Executor:
             is_interrupted: Asked, when a signal came before the cell began, whether it was meant.
         """
         shell = self._shell
+        interrupts = self._interrupts
         count = shell.execution_count
         try:
             try:
-                if self._interrupts.begin() and is_interrupted():
+                if interrupts.begin() and is_interrupted():
                     raise KeyboardInterrupt
                 outcome = self._run_cell(message)
                 return self._result(message, outcome)
             finally:
-                self._interrupts.end()
+                # No call: in one, the next signal could raise before anything has changed.
+                interrupts.is_listening = False
+                interrupts.task = None
         except KeyboardInterrupt as error:
             # It came when IPython was not in charge: before the cell, or after it.
-            self._interrupts.end()  # should it have come in the way of the other one
             shell.showtraceback((KeyboardInterrupt, error, None), tb_offset=0)
             return self._failure(message, error, count)
 
@@ -66,8 +73,10 @@ class Executor:
             "store_history": message.store_history and message.capture_source,
             "silent": message.silent,
             "cell_id": message.cell_id,
+            **_metadata_argument(message),
         }
         if "await" in code or "async" in code:
+            self._on_await()
             transformed, problem = self._transform(code)
             if self._is_async(code, transformed, problem):
                 return self._run_async(code, transformed, problem, arguments)
@@ -156,3 +165,11 @@ class Executor:
         payload: list[Any] = manager.read_payload()
         manager.clear_payload()
         return payload
+
+
+_TAKES_METADATA = "cell_meta" in inspect.signature(ZMQInteractiveShell.run_cell_async).parameters
+"""Whether this IPython passes a cell's metadata on to its events."""
+
+
+def _metadata_argument(message: ExecuteMessage) -> dict[str, Any]:
+    return {"cell_meta": message.metadata} if _TAKES_METADATA else {}

@@ -26,6 +26,12 @@ class LazyHistory(HistoryManager):
     def _enabled_later(self) -> bool:
         return False
 
+    @default("session_number")
+    def _number_of_the_database(self) -> int:
+        self.open()
+        number: int = self._trait_values.get("session_number", 0)
+        return number
+
     def postpone(self) -> None:
         """Keep the history, but open the database later."""
         configured = any(
@@ -86,3 +92,7 @@ class LazyHistory(HistoryManager):
         """As in the base class."""
         self.open()
         super().reset(*args, **kwargs)
+
+
+# The name under which users set its options.
+LazyHistory.__name__ = "HistoryManager"

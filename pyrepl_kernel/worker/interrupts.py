@@ -3,6 +3,7 @@
 user's code        KeyboardInterrupt
 an awaiting cell   its task is cancelled; the next SIGINT raises
 a critical moment  KeyboardInterrupt right after it (``InterruptGuard``)
+at a breakpoint    KeyboardInterrupt there
 between cells      nothing, but it is remembered: the session names the cell that it meant in
                    an interrupt message sent before the signal, and if that is the cell about
                    to begin, then the cell ends before it begins
@@ -12,13 +13,32 @@ from __future__ import annotations
 
 import _thread
 import signal
-from types import FrameType
+from collections.abc import Callable
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["InterruptGuard", "Interrupts"]
+__all__ = ["InterruptGuard", "Interrupts", "user_part"]
+
+
+def user_part(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback of a KeyboardInterrupt, without the handler and the debugger it came from."""
+    users: list[TracebackType] = []
+    entry = traceback
+    while entry is not None:
+        filename = entry.tb_frame.f_code.co_filename
+        is_debugger = "pydevd" in filename
+        if filename == __file__ or is_debugger:
+            if is_debugger and len(users) > 1 and users[-1].tb_frame is users[-2].tb_frame:
+                users.pop()  # the frame whose trace function raised stands there twice
+            if users:
+                users[-1].tb_next = None
+            break
+        users.append(entry)
+        entry = entry.tb_next
+    return traceback
 
 
 class InterruptGuard:
@@ -54,9 +74,13 @@ class Interrupts:
         self.guard = InterruptGuard()
         self.task: asyncio.Task[Any] | None = None
         """The task of a cell that awaits; an interrupt cancels it."""
+        self.release: Callable[[FrameType | None], bool] | None = None
+        """Lets a cell run on that a debugger has stopped; False when it was not stopped."""
         self.is_listening = False
         self._was_cancelled = False
         self._seen_between = False
+        self._is_preparing = False
+        self._is_owed = False
 
     def install(self) -> None:
         """Take SIGINT over."""
@@ -66,9 +90,13 @@ class Interrupts:
         """The signal handler."""
         if not self.is_listening:
             self._seen_between = True
-        elif self.guard.put_off():
             return
-        elif self.task is not None and not self._was_cancelled:
+        self._is_owed = self._is_preparing
+        if self.guard.put_off():
+            return
+        if self.release is not None and self.release(frame):
+            raise KeyboardInterrupt
+        if self.task is not None and not self._was_cancelled and not _is_at_work(self.task):
             self._was_cancelled = True
             loop = self.task.get_loop()
             loop.call_soon_threadsafe(self.task.cancel)
@@ -78,12 +106,28 @@ class Interrupts:
     def begin(self) -> bool:
         """User code is about to run. True when a signal has arrived since the last one ended."""
         self._was_cancelled = False
+        self._is_preparing = True
+        self._is_owed = False
         self.is_listening = True  # first: a signal from here on raises, and one before it is seen
         seen = self._seen_between
         self._seen_between = False
         return seen
 
-    def end(self) -> None:
-        """User code has ended."""
-        self.is_listening = False
-        self.task = None
+    def begin_code(self) -> None:
+        """The cell's own code is about to run.
+
+        Raises:
+            KeyboardInterrupt: It was raised before, while IPython prepared the cell, and somebody
+                swallowed it: IPython's callbacks do.
+        """
+        self._is_preparing = False
+        if self._is_owed:
+            self._is_owed = False
+            raise KeyboardInterrupt
+
+
+def _is_at_work(task: asyncio.Task[Any]) -> bool:
+    """Whether the task's own code runs at this moment: then it awaits nothing."""
+    import asyncio
+
+    return asyncio.current_task(task.get_loop()) is task

@@ -12,6 +12,7 @@ loop tasks go to (``get_running_loop``) and whether one is running that must not
 
 from __future__ import annotations
 
+import asyncio
 import asyncio.events
 import threading
 from collections.abc import Callable, Coroutine
@@ -84,6 +85,9 @@ class CellLoop:
         on_task(task)
         try:
             return self.loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            # Cancelled before its first step: IPython has not even begun.
+            raise KeyboardInterrupt from None
         except KeyboardInterrupt:
             task.cancel()  # or it would go on between cells
             raise

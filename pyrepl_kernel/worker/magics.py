@@ -55,11 +55,12 @@ class KernelMagics(Magics):
 
         if not arg_s:
             raise UsageError("Missing filename.")
-        path = Path(arg_s).expanduser()
-        if path.suffix == ".py":
-            text = self.shell.pycolorize(openpy.read_py_file(str(path), skip_encoding_cookie=False))
+        path = os.path.expanduser(arg_s)
+        if path.endswith(".py"):
+            text = self.shell.pycolorize(openpy.read_py_file(path, skip_encoding_cookie=False))
         else:
-            text = path.read_text()
+            with open(path) as file:
+                text = file.read()
         page.page(text)
 
     more = line_magic("more")(less)
@@ -75,7 +76,7 @@ class KernelMagics(Magics):
     @line_magic
     def connect_info(self, arg_s: str) -> None:
         """Say how another client connects to this kernel."""
-        path = os.environ.get("PYREPL_CONNECTION_FILE", "")
+        path = self.shell.connection_file
         if not path:
             print("This session has no connection file.")
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from subprocess import CalledProcessError
 from typing import Any
 
@@ -22,9 +22,11 @@ from traitlets import CBool, Instance, Type, default
 
 from pyrepl_kernel.errors import FrameTooLarge
 from pyrepl_kernel.protocol.messages import DisplayMessage, ErrorMessage
-from pyrepl_kernel.worker.capture import current_execution
 from pyrepl_kernel.worker.history import LazyHistory
+from pyrepl_kernel.worker.hooks import Hooked
+from pyrepl_kernel.worker.interrupts import user_part
 from pyrepl_kernel.worker.murmur import murmur2
+from pyrepl_kernel.worker.parent import FollowsParent, Parent, current_execution
 
 __all__ = ["CELL_HASH_SEED", "Compiler", "ZMQInteractiveShell", "cell_directory", "text_of"]
 
@@ -71,7 +73,7 @@ class Compiler(CachingCompiler):
         return f"<hidden cell {murmur2(transformed_code, CELL_HASH_SEED)}>"
 
 
-class CellDisplayPublisher(DisplayPublisher):
+class CellDisplayPublisher(FollowsParent, Hooked, DisplayPublisher):
     """Sends ``display()`` to the session."""
 
     send: Send = _trait()
@@ -87,23 +89,31 @@ class CellDisplayPublisher(DisplayPublisher):
     ) -> None:
         """Publish a mime bundle, or an update of one."""
         metadata = {} if metadata is None else metadata
+        transient = {} if transient is None else transient
         self._validate_data(data, metadata)
+        if self._has_hooks:
+            content = {"data": data, "metadata": metadata, "transient": transient}
+            self._send_through_hooks("update_display_data" if update else "display_data", content)
+            return
         self.send(
             DisplayMessage(
                 "update" if update else "display",
                 data,
                 metadata,
-                {} if transient is None else transient,
+                transient,
                 execution_id=current_execution(),
             )
         )
 
     def clear_output(self, wait: bool = False) -> None:
         """Clear the cell's output."""
+        if self._has_hooks:
+            self._send_through_hooks("clear_output", {"wait": bool(wait)})
+            return
         self.send(DisplayMessage("clear", wait=bool(wait), execution_id=current_execution()))
 
 
-class CellDisplayHook(DisplayHook):
+class CellDisplayHook(FollowsParent, Hooked, DisplayHook):
     """Sends the value of a cell's last expression to the session."""
 
     send: Send = _trait()
@@ -127,7 +137,14 @@ class CellDisplayHook(DisplayHook):
         """Send it, if it has any form at all."""
         self.is_formatting = False
         data, metadata = self._bundle
-        if data:
+        if data and self._has_hooks:
+            content = {
+                "data": data,
+                "metadata": metadata,
+                "execution_count": self.prompt_count,
+            }
+            self._send_through_hooks("execute_result", content)
+        elif data:
             self.send(
                 DisplayMessage(
                     "result",
@@ -139,7 +156,7 @@ class CellDisplayHook(DisplayHook):
             )
 
 
-class ZMQInteractiveShell(InteractiveShell):
+class ZMQInteractiveShell(FollowsParent, InteractiveShell):
     """The shell. Its name is a contract: libraries look at it to tell a notebook."""
 
     displayhook_class = Type(CellDisplayHook)
@@ -151,7 +168,16 @@ class ZMQInteractiveShell(InteractiveShell):
     readline_use = CBool(False)
     autoindent = CBool(False)
     keepkernel_on_exit: bool | None = None
-    parent_header: Mapping[str, Any] = _trait({})
+    connection_file = ""
+    """Path of the connection file; empty outside Jupyter."""
+    session_name = ""
+    """The session id of the Jupyter messages that stand for this worker's output."""
+    make_kernel: Callable[[], Any] = _trait()
+    """Makes what ``kernel`` is, when somebody asks for it."""
+
+    @default("kernel")
+    def _default_kernel(self) -> Any:
+        return self.make_kernel()
 
     @default("banner1")
     def _default_banner1(self) -> str:
@@ -165,9 +191,7 @@ class ZMQInteractiveShell(InteractiveShell):
         super().__init__(**traits)
         self.display_pub.send = self.send
         self.displayhook.send = self.send
-        # What some libraries look for instead of the class (tqdm, dashboards).
-        if "IPKernelApp" not in self.config:
-            self.config.IPKernelApp.connection_file = ""
+        self.before_code: Callable[[], None] = lambda: None
         self._last_traceback: list[str] | None = None
         self.failed_display = False
 
@@ -250,6 +274,17 @@ class ZMQInteractiveShell(InteractiveShell):
         self.failed_display = False
         return super().run_cell(*args, **kwargs)
 
+    async def run_code(self, *args: Any, **kwargs: Any) -> Any:
+        """As in IPython; from here on the user's own code runs."""
+        self.before_code()
+        return await super().run_code(*args, **kwargs)
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        etype, value, traceback = super()._get_exc_info(exc_tuple)
+        if etype is KeyboardInterrupt:
+            traceback = user_part(traceback)
+        return etype, value, traceback
+
     def _showtraceback(self, etype: type[BaseException], evalue: Any, stb: list[str]) -> None:
         if self.displayhook.is_formatting:
             # The value of a cell that cannot be shown fails the cell.
@@ -269,13 +304,18 @@ class ZMQInteractiveShell(InteractiveShell):
                 )
             )
 
-    def get_parent(self) -> Mapping[str, Any]:
-        """The Jupyter message that the current output refers to."""
-        return self.parent_header
+    @property
+    def parent_header(self) -> Parent:
+        """The Jupyter message that the current output refers to; here not only its header."""
+        return current_execution.parent
 
-    def set_parent(self, parent: Mapping[str, Any]) -> None:
-        """Make a Jupyter message the one that output refers to."""
-        self.parent_header = parent
+    @parent_header.setter
+    def parent_header(self, parent: Parent) -> None:
+        self.set_parent(parent)
+
+    def get_parent(self) -> Parent:
+        """The Jupyter message that the current output refers to."""
+        return current_execution.parent
 
     def system_piped(self, cmd: str) -> None:
         """Run a command; its output goes where a cell's output goes.

@@ -14,15 +14,21 @@ from IPython.core import release
 from pyrepl_kernel.protocol.messages import ReadyMessage, StartMessage
 from pyrepl_kernel.worker.capture import OutputBuffer, OutStream
 from pyrepl_kernel.worker.channel import Channel, ChannelClosed
+from pyrepl_kernel.worker.debug import DebugPort
 from pyrepl_kernel.worker.interrupts import Interrupts
-from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell, cell_directory
 from pyrepl_kernel.worker.worker import Worker, end_process
 
 __all__ = ["serve"]
 
 
-def serve(sock: socket.socket) -> None:
-    """Be a worker: wait for the start message, get ready, serve, and end the process."""
+def serve(sock: socket.socket, debug_sock: socket.socket) -> None:
+    """Be a worker: wait for the start message, get ready, serve, and end the process.
+
+    Args:
+        sock: The protocol's socket.
+        debug_sock: The debugger's socket.
+    """
     channel = Channel(sock)
     interrupts = Interrupts()
     interrupts.install()
@@ -37,8 +43,9 @@ def serve(sock: socket.socket) -> None:
     output = OutputBuffer(channel, interrupts.guard)
     sys.stdout = OutStream(output, "stdout", 1)
     sys.stderr = OutStream(output, "stderr", 2)
-    shell = make_shell(output, start.options)
-    worker = Worker(channel, output, shell, interrupts)
+    shell = make_shell(output, start)
+    debug = DebugPort(debug_sock, start.max_frame_size, output, shell, interrupts)
+    worker = Worker(channel, output, shell, interrupts, debug)
     channel.send(
         ReadyMessage(
             start.session_id,
@@ -47,9 +54,11 @@ def serve(sock: socket.socket) -> None:
                 "implementation": sys.implementation.name,
                 "ipython": release.version,
                 "pid": os.getpid(),
+                "cell_directory": cell_directory(),
             },
         )
     )
+    debug.listen()
     try:
         worker.run()
     except BaseException:
@@ -72,15 +81,24 @@ def enter_environment(start: StartMessage) -> None:
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
 
-def make_shell(output: OutputBuffer, options: dict[str, Any]) -> ZMQInteractiveShell:
+def make_shell(output: OutputBuffer, start: StartMessage) -> ZMQInteractiveShell:
     """Build IPython.
 
     Args:
         output: Where its displays and errors go.
-        options: ``history`` (bool): keep the user's history.
+        start: Its options are
+
+            - ``history`` (bool): keep the user's history;
+            - ``connection_file`` (str): path of the kernel's connection file;
+            - ``session`` (str): the session id of the kernel's messages.
     """
+    options = start.options
     traits: dict[str, Any] = {"send": output.send_after_output, "user_ns": {}}
     shell: ZMQInteractiveShell = ZMQInteractiveShell.instance(**traits)
+    shell.connection_file = options.get("connection_file", "")
+    shell.session_name = options.get("session") or start.session_id
+    # What some libraries look for instead of the shell's class.
+    shell.config.IPKernelApp.connection_file = shell.connection_file
     if options.get("history"):
         shell.history_manager.postpone()
     session_name = os.environ.get("JPY_SESSION_NAME")

@@ -40,12 +40,16 @@ from pyrepl_kernel.protocol.messages import (
     ShutdownMessage,
 )
 from pyrepl_kernel.worker import requests
-from pyrepl_kernel.worker.capture import OutputBuffer, current_execution
+from pyrepl_kernel.worker.capture import OutputBuffer
 from pyrepl_kernel.worker.channel import Channel, ChannelClosed
-from pyrepl_kernel.worker.comms import Comms
+from pyrepl_kernel.worker.comms import CommInbox, Comms
+from pyrepl_kernel.worker.compat import fit_into_ipykernel
+from pyrepl_kernel.worker.debug import DebugPort
 from pyrepl_kernel.worker.executor import Executor
 from pyrepl_kernel.worker.imports import when_imported
 from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.parent import current_execution
+from pyrepl_kernel.worker.pdb_hooks import replace_pdb
 from pyrepl_kernel.worker.shell import ZMQInteractiveShell
 
 if TYPE_CHECKING:
@@ -66,6 +70,7 @@ class Worker:
         output: Where streams and displays go.
         shell: IPython.
         interrupts: SIGINT's handler.
+        debug: Told before each cell.
     """
 
     def __init__(
@@ -74,13 +79,17 @@ class Worker:
         output: OutputBuffer,
         shell: ZMQInteractiveShell,
         interrupts: Interrupts,
+        debug: DebugPort,
     ) -> None:
         self._channel = channel
+        self._debug = debug
         self._output = output
         self._shell = shell
         self._interrupts = interrupts
-        self._comms = Comms(output.send_after_output)
-        self._executor = Executor(shell, interrupts, self._get_loop)
+        send = output.send_after_output
+        self.comms = Comms(shell, send)
+        self._inbox = CommInbox(self.comms, shell, send, interrupts, self._get_loop)
+        self._executor = Executor(shell, interrupts, self._get_loop, self._inbox.open)
         self._waiting: deque[Message] = deque()  # read, but not its turn yet
         self._answers: deque[InputResponseMessage] = deque()
         self._interrupted_id = ""
@@ -93,7 +102,7 @@ class Worker:
         self._warm_namespace: dict[str, Any] = {}
         handlers: dict[type[Message], Callable[[Any], None]] = {
             ExecuteMessage: self._execute,
-            CommMessage: self._receive_comm,
+            CommMessage: self._inbox.receive,
             CommInfoMessage: self._answer_comm_info,
             HeartbeatMessage: self._channel.send,
             ResetMessage: self._reset,
@@ -106,6 +115,9 @@ class Worker:
         builtins.input = self._input
         when_imported("getpass", self._replace_getpass)
         when_imported("asyncio", self._make_loop)
+        replace_pdb()
+        shell.make_kernel = self._make_kernel
+        fit_into_ipykernel(shell)
 
     # --------------------------------------------------------------- the loop
 
@@ -145,7 +157,7 @@ class Worker:
                     # A cell awaits: the front end need not wait for it.
                     self._handlers[type(message)](message)
                 else:
-                    self._waiting.append(message)
+                    self._keep(message)
         except ChannelClosed:
             self._has_ended = True
             self._waiting.append(ShutdownMessage())
@@ -154,8 +166,8 @@ class Worker:
 
     @property
     def _is_awaiting(self) -> bool:
-        """Whether the loop runs for a cell that awaits, and not between cells."""
-        return self._interrupts.task is not None
+        """Whether the loop, which runs, does so for the user's code, and not between cells."""
+        return self._interrupts.is_listening
 
     def _make_loop(self, _module: ModuleType) -> None:
         # asyncio has just been imported, most likely by a cell that runs without a loop.
@@ -177,10 +189,10 @@ class Worker:
     # --------------------------------------------------------------- handlers
 
     def _execute(self, message: ExecuteMessage) -> None:
-        current_execution.begin(message.id)
+        self._inbox.begin_cell(message.id)
         self._allow_stdin = message.allow_stdin
         parent = {
-            "header": message.parent,
+            "header": message.parent or {"msg_id": message.id, "msg_type": "execute_request"},
             "parent_header": {},
             "metadata": message.metadata,
             "content": {"code": message.code, "silent": message.silent},
@@ -188,7 +200,8 @@ class Worker:
             "msg_type": "execute_request",
             "buffers": [],
         }
-        self._shell.set_parent(parent)
+        current_execution.begin(message.id, parent)
+        self._debug.before_cell()
         result = self._executor.run(message, lambda: self._is_interrupted(message.id))
         self._allow_stdin = False
         self._flush_descriptors()
@@ -217,43 +230,48 @@ class Worker:
     def _is_interrupted(self, execution_id: str) -> bool:
         """Whether the signal that came before this execution began was meant for it."""
         while (message := self._channel.receive_nowait()) is not None:
-            if type(message) is InterruptMessage:
-                self._note_interrupt(message)
-            else:
-                self._waiting.append(message)
+            self._keep(message)
         return self._interrupted_id == execution_id
+
+    def _keep(self, message: Message) -> None:
+        """Put a message off, but for one that says which cell a signal is meant for."""
+        if type(message) is InterruptMessage:
+            self._note_interrupt(message)
+        else:
+            self._waiting.append(message)
 
     def _note_interrupt(self, message: InterruptMessage) -> None:
         self._interrupted_id = message.execution_id
 
-    def _receive_comm(self, message: CommMessage) -> None:
-        outer, is_nested = current_execution(), self._is_awaiting
-        current_execution.begin(message.id)
-        status, error = "ok", None
-        if not is_nested:
-            self._interrupts.begin()
+    def _make_kernel(self) -> Any:
+        from pyrepl_kernel.worker.surface import IPythonKernel
+
+        kernel = IPythonKernel(self._shell, self, self._output.send_after_output)
+        self.comms.handlers = kernel.shell_handlers
+        return kernel
+
+    @property
+    def asyncio_loop(self) -> Any:
+        """The main thread's asyncio loop; made if it is not there yet."""
+        loop = self._get_loop(True)
+        assert loop is not None
+        return loop.loop
+
+    def poll(self) -> None:
+        """Serve the comm messages that have arrived, in the middle of a cell."""
+        self._inbox.open()
         try:
-            self._comms.receive(message)
-        except (Exception, KeyboardInterrupt) as problem:
-            status, error = "error", problem
-            log.exception("a comm's handler failed")
-        finally:
-            if is_nested:
-                current_execution.begin(outer)
-            else:
-                self._interrupts.end()
-        self._output.send_after_output(
-            ResultMessage(
-                message.id,
-                status,
-                ename=type(error).__name__ if error else "",
-                evalue=str(error or ""),
-                next_count=self._shell.execution_count,
-            )
-        )
+            while (message := self._channel.receive_nowait()) is not None:
+                self._keep(message)
+        except ChannelClosed:
+            self._has_ended = True
+            return
+        for waiting in [m for m in self._waiting if isinstance(m, CommMessage)]:
+            self._waiting.remove(waiting)
+            self._inbox.receive(waiting)
 
     def _answer_comm_info(self, message: CommInfoMessage) -> None:
-        comms = self._comms.open_comms(message.target_name)
+        comms = self.comms.open_comms(message.target_name)
         self._channel.send(CommInfoReplyMessage(message.id, {"status": "ok", "comms": comms}))
 
     def _answer(self, message: Any) -> None:
@@ -317,7 +335,7 @@ class Worker:
                 if type(message) is InputResponseMessage:
                     self._answers.append(message)
                 else:
-                    self._waiting.append(message)
+                    self._keep(message)
         except KeyboardInterrupt:
             # Without the frames of the waiting, which are none of the user's.
             raise KeyboardInterrupt("Interrupted by user") from None
