@@ -155,12 +155,17 @@ class Publisher(Channel):
     def _configure(self, info: dict[str, Any]) -> None:
         super()._configure(info)
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        # Second and later clients subscribe to the same topic, and are welcomed like the first.
-        self._socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        # A subscription counts from the moment at which we say so: just before its welcome, which
+        # is then the first that the subscriber hears. Second clients are welcomed like the first.
+        self._socket.setsockopt(zmq.XPUB_MANUAL, 1)
 
     def _on_subscription(self, frames: list[bytes]) -> None:
-        if frames and frames[0][:1] == b"\x01":
-            self._on_subscribe(frames[0][1:])
+        topic = frames[0][1:]
+        if frames[0][:1] == b"\x01":
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._on_subscribe(topic)
+        elif frames[0][:1] == b"\x00":
+            self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
 
     def send(self, frames: Sequence[bytes]) -> None:
         """Publish a message; it waits here if a subscriber is at the high-water mark."""

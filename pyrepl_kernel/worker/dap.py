@@ -106,9 +106,16 @@ def hide_thread(thread: threading.Thread) -> None:
 
 def untrace_current_thread() -> None:
     """Let the calling thread no longer stop at breakpoints."""
-    import pydevd_tracing
+    from _pydevd_bundle.pydevd_constants import PYDEVD_USE_SYS_MONITORING
 
-    pydevd_tracing.SetTrace(None)
+    if PYDEVD_USE_SYS_MONITORING:
+        from _pydevd_sys_monitoring import pydevd_sys_monitoring
+
+        pydevd_sys_monitoring.stop_monitoring(all_threads=False)
+    else:
+        import pydevd_tracing  # type: ignore[import-not-found]
+
+        pydevd_tracing.SetTrace(None)
 
 
 def _forget_own_threads() -> None:
@@ -127,15 +134,11 @@ def _forget_own_threads() -> None:
 class DapConnection:
     """A debugging session of this process.
 
-    Args:
-        hidden: Files that belong to the kernel and not to the user, by the beginning of their
-            paths: their frames are neither shown nor stopped in.
-
     Raises:
         DapError: debugpy cannot be used.
     """
 
-    def __init__(self, hidden: tuple[str, ...]) -> None:
+    def __init__(self) -> None:
         self._pydevd = load_debugpy()
         self._decoder = DapDecoder()
         self._next_seq = 1
@@ -144,11 +147,11 @@ class DapConnection:
 
         own = os.path.dirname(os.path.abspath(debugpy.__file__))
         try:
-            self._socket = self._connect((own, *hidden))
+            self._socket = self._connect(own)
         except OSError as error:
             raise DapError(f"debugpy cannot be reached: {error}") from error
 
-    def _connect(self, hidden: tuple[str, ...]) -> socket.socket:
+    def _connect(self, home: str) -> socket.socket:
         our_token, their_token = os.urandom(16).hex(), os.urandom(16).hex()
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(_TIMEOUT)
@@ -159,7 +162,7 @@ class DapConnection:
                 suspend=False,
                 wait_for_ready_to_run=False,
                 patch_multiprocessing=False,
-                dont_trace_start_patterns=hidden,
+                dont_trace_start_patterns=(home,),
                 access_token=our_token,
                 client_access_token=their_token,
                 notify_stdin=False,
@@ -224,6 +227,13 @@ class DapConnection:
         debugger = self._pydevd.get_global_debugger()
         if debugger is not None and sys.gettrace() is None:
             debugger.enable_tracing()
+
+    def end_steps(self) -> None:
+        """Let the calling thread run, however it was told to step or to pause."""
+        from _pydevd_bundle.pydevd_api import PyDevdAPI
+        from _pydevd_bundle.pydevd_constants import get_current_thread_id
+
+        PyDevdAPI().request_resume_thread(get_current_thread_id(threading.current_thread()))
 
     def resume_all(self) -> None:
         """Let all threads run on, without waiting for it."""

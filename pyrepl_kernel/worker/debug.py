@@ -36,7 +36,7 @@ class DebugPort:
         max_frame_size: Largest message either way, in bytes.
         output: What is unsent of it goes before the news of a stop.
         shell: Its cells are what is debugged.
-        interrupts: Told how to end a cell that stands at a breakpoint.
+        interrupts: Has to end a cell that stands at a breakpoint.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class DebugPort:
         self._shell = shell
         self._interrupts = interrupts
         self._debugger: Debugger | None = None
+        self._depth = 0  # a comm's handler may run while a cell awaits
 
     def listen(self) -> None:
         """Begin to wait for the first request."""
@@ -70,7 +71,14 @@ class DebugPort:
         self._debugger = Debugger(self._channel, self._output, self._shell, self._interrupts)
         self._debugger.serve()
 
-    def before_cell(self) -> None:
-        """On the main thread, before each cell: let it stop at breakpoints, or no longer."""
-        if self._debugger is not None:
-            self._debugger.before_cell()
+    def begin(self) -> None:
+        """On the main thread: the user's code is about to run, and may stop at breakpoints."""
+        self._depth += 1
+        if self._debugger is not None and self._depth == 1:
+            self._debugger.trace(True)
+
+    def end(self) -> None:
+        """On the main thread: the user's code has ended."""
+        self._depth -= 1
+        if self._debugger is not None and not self._depth:
+            self._debugger.trace(False)

@@ -93,7 +93,7 @@ class Debugger:
         channel: The debugger's socket.
         output: What is unsent of it goes before the news of a stop.
         shell: Its cells are what is debugged.
-        interrupts: Told how to end a cell that stands at a breakpoint.
+        interrupts: Has to end a cell that stands at a breakpoint.
     """
 
     def __init__(
@@ -111,7 +111,6 @@ class Debugger:
         self._pending: dict[int, tuple[Call | None, Then]] = {}
         self._explorer: VariableExplorer | None = None
         self._is_stopped = False
-        self._is_traced = False  # the main thread, maybe for a session that has ended
         self._removed_at: int | None = None  # where leading_empty_lines was among the transforms
         self._handlers: dict[str, Callable[[Call], None]] = {
             "initialize": self._initialize,
@@ -259,8 +258,7 @@ class Debugger:
             call.fail("the debugger is initialized already")
             return
         _hide_history_thread()
-        self._connection = DapConnection(_internal_paths())
-        self._is_traced = True
+        self._connection = DapConnection()
         self._keep_leading_lines()
         self._interrupts.release = self._release
 
@@ -327,15 +325,20 @@ class Debugger:
 
     # ------------------------------------------------------- on the main thread
 
-    def before_cell(self) -> None:
-        """On the main thread, before each cell: let it stop at breakpoints, or no longer."""
+    def trace(self, is_users: bool) -> None:
+        """Trace the main thread while it runs the user's code, and only then.
+
+        Whoever steps out of a cell's end would stop in the kernel's own work otherwise.
+        """
         connection = self._connection
-        if connection is not None:
+        if connection is None:
+            if not is_users:
+                untrace_current_thread()  # what ended while the code ran
+        elif is_users:
             _hide_history_thread()  # it may have begun since
             connection.trace_current_thread()
-            self._is_traced = True
-        elif self._is_traced:
-            self._is_traced = False
+        else:
+            connection.end_steps()
             untrace_current_thread()
 
     def _release(self, frame: FrameType | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from IPython.core.display import Javascript
@@ -88,6 +89,21 @@ class KernelMagics(Magics):
             f"or, where it runs on another machine, with a copy of the file\n"
             f"    {path}"
         )
+
+    @line_magic
+    def qtconsole(self, arg_s: str) -> None:
+        """Open a qtconsole that is connected to this kernel; arguments are passed on to it."""
+        import subprocess
+        import sys
+
+        command = [sys.executable, "-m", "jupyter", "qtconsole"]
+        command += ["--existing", self.shell.connection_file, *shlex.split(arg_s)]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    @line_magic
+    def subshell(self, arg_s: str) -> None:
+        """Say which subshells there are."""
+        print("Kernel does not support subshells")
 
     @line_magic
     def autosave(self, arg_s: str) -> None:

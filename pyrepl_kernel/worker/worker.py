@@ -70,7 +70,7 @@ class Worker:
         output: Where streams and displays go.
         shell: IPython.
         interrupts: SIGINT's handler.
-        debug: Told before each cell.
+        debug: Told when the user's code runs.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Worker:
         self._warm_namespace: dict[str, Any] = {}
         handlers: dict[type[Message], Callable[[Any], None]] = {
             ExecuteMessage: self._execute,
-            CommMessage: self._inbox.receive,
+            CommMessage: self._receive_comm,
             CommInfoMessage: self._answer_comm_info,
             HeartbeatMessage: self._channel.send,
             ResetMessage: self._reset,
@@ -201,8 +201,9 @@ class Worker:
             "buffers": [],
         }
         current_execution.begin(message.id, parent)
-        self._debug.before_cell()
+        self._debug.begin()
         result = self._executor.run(message, lambda: self._is_interrupted(message.id))
+        self._debug.end()
         self._allow_stdin = False
         self._flush_descriptors()
         if message.metadata.get(WARMUP_MARK):
@@ -210,6 +211,11 @@ class Worker:
         self._send_result(result)
         if self._shell.exit_now:
             self._shell.exit_now = False
+
+    def _receive_comm(self, message: CommMessage) -> None:
+        self._debug.begin()
+        self._inbox.receive(message)
+        self._debug.end()
 
     def _send_result(self, result: ResultMessage) -> None:
         try:
@@ -328,8 +334,8 @@ class Worker:
             )
         self._answers.clear()
         question = InputMessage(prompt, password, execution_id=current_execution())
-        self._output.send_after_output(question)
         try:
+            self._output.send_after_output(question)
             while not self._answers:
                 message = self._channel.receive()
                 if type(message) is InputResponseMessage:
