@@ -119,7 +119,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--spares",
         metavar="N",
         type=_spares,
-        help="how many started workers the kernel keeps ready for a restart",
+        help="how many warm workers stand ready to take over at once when one dies",
     )
 
     uninstall = commands.add_parser(

@@ -121,7 +121,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         be are left out. An unknown one is no mistake: launchers add arguments for other kernels.
         """
         flags, aliases = self.flatten_flags()
-        classes = tuple(self._classes_with_config_traits())
+        classes = list(self._classes_with_config_traits())
 
         def read(some: Sequence[str]) -> Config:
             loader = KVArgParseConfigLoader(
@@ -182,7 +182,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
             notices.add(shell.InteractiveTB.stb2text(stb))
 
         # An error message that belongs to no cell would be seen by nobody.
-        shell._showtraceback = show
+        shell._showtraceback = show  # type: ignore[method-assign]
         try:
             if self.wants_trio:
                 shell.loop_runner = "trio"

@@ -258,5 +258,7 @@ class DapConnection:
 
     def close(self) -> None:
         """End the session: all threads run on, untraced."""
+        # In this order: debugpy's reader, when it finds the socket closed, would end the session
+        # too, in its own time, and a next one could run into that.
         self._pydevd.stoptrace()
         self._socket.close()

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.async_helpers import _asyncio_runner
+
 from pyrepl_kernel.protocol.messages import ExecuteMessage, ResultMessage
 from pyrepl_kernel.worker.interrupts import Interrupts
 from pyrepl_kernel.worker.shell import ZMQInteractiveShell, text_of
@@ -99,9 +101,8 @@ class Executor:
 
     def _is_async(self, code: str, transformed: str, problem: Any) -> bool:
         shell = self._shell
-        runner = getattr(shell.loop_runner, "__name__", "")
         # Trio and curio cells are run by IPython's own runners.
-        return runner == "_asyncio_runner" and shell.should_run_async(
+        return shell.loop_runner is _asyncio_runner and shell.should_run_async(
             code, transformed_cell=transformed, preprocessing_exc_tuple=problem
         )
 
@@ -122,7 +123,7 @@ class Executor:
 
         outcome = None
         try:
-            outcome = loop.run(coroutine, on_task)
+            outcome = loop.run(coroutine, on_task, self._interrupts.guard)
         finally:
             self._interrupts.task = None
             shell.events.trigger("post_execute")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +62,8 @@ class Hooked:
 
 
 def _with_text_for_bytes(content: dict[str, Any]) -> dict[str, Any]:
+    from base64 import b64encode
+
     data = {
         kind: b64encode(value).decode("ascii") if isinstance(value, bytes) else value
         for kind, value in content.get("data", {}).items()

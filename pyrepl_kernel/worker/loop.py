@@ -16,6 +16,7 @@ import asyncio
 import asyncio.events
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any
 
 __all__ = ["CellLoop"]
@@ -78,16 +79,32 @@ class CellLoop:
             self.loop.stop()
 
     def run(
-        self, coroutine: Coroutine[Any, Any, Any], on_task: Callable[[asyncio.Task[Any]], None]
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        on_task: Callable[[asyncio.Task[Any]], None],
+        guard: AbstractContextManager[None],
     ) -> Any:
-        """Run a cell that awaits; ``on_task`` gets its task before it begins."""
-        task = self.loop.create_task(coroutine)
-        on_task(task)
+        """Run a cell that awaits.
+
+        Args:
+            coroutine: The cell.
+            on_task: Gets the cell's task before it begins.
+            guard: Puts interrupts off for a moment.
+        """
+        task: asyncio.Task[Any] | None = None
         try:
+            with guard:
+                task = self.loop.create_task(coroutine)
+                on_task(task)
             return self.loop.run_until_complete(task)
         except asyncio.CancelledError:
             # Cancelled before its first step: IPython has not even begun.
             raise KeyboardInterrupt from None
         except KeyboardInterrupt:
-            task.cancel()  # or it would go on between cells
+            if task is None:
+                coroutine.close()
+            elif not task.done():
+                task.cancel()  # or it would go on between cells
+            elif not task.cancelled():
+                task.exception()  # seen: it is this interrupt
             raise

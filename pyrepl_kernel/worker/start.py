@@ -85,7 +85,8 @@ def enter_environment(start: StartMessage) -> None:
         ends = [n for n, path in enumerate(sys.path) if path.endswith(_INSTALLED)]
         sys.path.insert(ends[0] if ends else 0, "")
     sys.argv = list(start.options.get("argv") or ["pyrepl_kernel"])
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    if not os.environ.get("MPLBACKEND"):
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
 def make_shell(output: OutputBuffer, start: StartMessage, profile: Profile) -> ZMQInteractiveShell:

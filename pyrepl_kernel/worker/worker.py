@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import threading
-import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import StdinNotImplementedError
 
+from pyrepl_kernel.errors import ProtocolError
 from pyrepl_kernel.protocol.messages import (
     WARMUP_MARK,
     CommInfoMessage,
@@ -125,7 +126,13 @@ class Worker:
         """Serve until the session says that it is enough, or is gone."""
         try:
             while not self._has_ended:
-                message = self._next_message()
+                try:
+                    message = self._next_message()
+                except (ChannelClosed, ProtocolError):
+                    raise
+                except Exception:
+                    traceback.print_exc()  # of a signal handler of the user's, between two cells
+                    continue
                 if message is not None:
                     self._handlers[type(message)](message)
         except ChannelClosed:

@@ -322,6 +322,7 @@ def test_exception_breakpoints(client: DebugClient) -> None:
     assert client.go_on(msg_id)["ename"] == "ZeroDivisionError"
     client.debug("setExceptionBreakpoints", filters=["userUnhandled"])
     msg_id = client.run_to_stop(code, "exception")
+    client.debug("setExceptionBreakpoints", filters=[])
     assert client.go_on(msg_id)["ename"] == "ZeroDivisionError"
     assert client.run("try:\n    1 / 0\nexcept ZeroDivisionError:\n    pass").status == "ok"
 
