@@ -40,6 +40,7 @@ BURST_DELAY = 0.05
 FLUSH_SIZE = 1 << 20
 """Characters after which the buffer is sent at once; the writer waits if nobody takes it."""
 
+
 class _Segment:
     __slots__ = ("execution_id", "parts", "stream")
 
@@ -56,7 +57,6 @@ class OutputBuffer:
         self._channel = channel
         self._guard = guard
         self._lock = threading.RLock()
-        self._flush_lock = threading.RLock()
         self._segments: list[_Segment] = []
         self._last = _Segment("", "")
         self._size = 0
@@ -69,7 +69,6 @@ class OutputBuffer:
         # A child that the user forked writes straight to the descriptor; what was unsent at the
         # moment of the fork is its parent's to send.
         self._lock = threading.RLock()
-        self._flush_lock = threading.RLock()
         self._segments = []
         self._last = _Segment("", "")
         self._size = 0
@@ -125,12 +124,14 @@ class OutputBuffer:
 
     def send_after_output(self, *messages: Message) -> None:
         """Send messages, and before them all text written so far."""
-        with self._flush_lock:
-            # What is taken from the buffer must reach the channel, interrupt or not.
-            with self._guard:
-                self._channel.post(*self.take_messages())
-                self._channel.post(*messages)
-            self._channel.flush()
+        # Under the lock, so that what is taken first is posted first; but never while sending,
+        # which may wait for the session: a signal handler of the user's may print at any moment,
+        # also in a thread that is inside of ``write``. The guard is for what was taken: it must
+        # reach the channel, interrupt or not.
+        with self._lock, self._guard:
+            self._channel.post(*self.take_messages())
+            self._channel.post(*messages)
+        self._channel.flush()
 
     # ------------------------------------------------------------ the flusher
 

@@ -44,6 +44,8 @@ class Channel:
         self._decoder = FrameDecoder(max_frame_size)
         self._received: deque[bytes] = deque()
         self._read_lock = threading.RLock()
+        # Taken for moments only, so that to post something never waits for the session.
+        self._post_lock = threading.RLock()
         self._send_lock = threading.RLock()
         # Frames to send, how many of them are out, and what the socket took of the next one.
         self._outgoing: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
@@ -54,6 +56,7 @@ class Channel:
     def _after_fork(self) -> None:
         # A child that the user forked shares the socket; a word from it would tear a frame.
         self._read_lock = threading.RLock()
+        self._post_lock = threading.RLock()
         self._send_lock = threading.RLock()
         self._sock.close()
 
@@ -82,7 +85,7 @@ class Channel:
             return
         data = b"".join([encode_message(message, self.max_frame_size) for message in messages])
         if data:
-            with self._send_lock:
+            with self._post_lock:
                 self._outgoing[0].append(data)
 
     def flush(self) -> None:
@@ -96,14 +99,15 @@ class Channel:
             self._is_sending = True
             while True:
                 fresh: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
-                frames, index, taken = self._outgoing
-                try:
-                    frame = frames[index]
-                except IndexError:
-                    # No call between that look and this: a signal handler that posts something
-                    # does it before the one or after the other.
-                    self._outgoing = fresh
-                    return
+                with self._post_lock:
+                    frames, index, taken = self._outgoing
+                    try:
+                        frame = frames[index]
+                    except IndexError:
+                        # No call between that look and this: a signal handler that posts
+                        # something does it before the one or after the other.
+                        self._outgoing = fresh
+                        return
                 done = sum(taken)
                 if done == len(frame):
                     self._outgoing = (frames, index + 1, deque())

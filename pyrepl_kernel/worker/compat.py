@@ -12,6 +12,7 @@ from typing import Any
 from pyrepl_kernel.worker.capture import OutStream
 from pyrepl_kernel.worker.imports import when_imported
 from pyrepl_kernel.worker.shell import CellDisplayHook, CellDisplayPublisher, ZMQInteractiveShell
+from pyrepl_kernel.worker.standins import stand_in_for
 
 __all__ = ["fit_into_ipykernel"]
 
@@ -37,3 +38,5 @@ def fit_into_ipykernel(shell: ZMQInteractiveShell) -> None:
     instance("ipykernel.kernelbase", "Kernel", "kernel")
     instance("ipykernel.kernelapp", "IPKernelApp", "app")
     when_imported("ipykernel.iostream", lambda loaded: loaded.OutStream.register(OutStream))
+    stand_in_for("ipykernel")
+    stand_in_for("ipykernel.zmqshell")

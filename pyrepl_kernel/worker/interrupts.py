@@ -12,7 +12,10 @@ between cells      nothing, but it is remembered: the session names the cell tha
 from __future__ import annotations
 
 import _thread
+import os
+import select
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["InterruptGuard", "Interrupts", "user_part"]
+__all__ = ["InterruptGuard", "Interrupts", "SignalledWait", "user_part"]
 
 
 def user_part(traceback: TracebackType | None) -> TracebackType | None:
@@ -39,6 +42,43 @@ def user_part(traceback: TracebackType | None) -> TracebackType | None:
         users.append(entry)
         entry = entry.tb_next
     return traceback
+
+
+class SignalledWait:
+    """Waits for a descriptor so that no signal is slept through.
+
+    One that comes just before a system call blocks would not end that call, and its handler would
+    run only after it. Here it makes a second descriptor readable, before or during the wait.
+
+    Args:
+        fd: What is waited for.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._previous = -1
+
+    def __enter__(self) -> SignalledWait:
+        if self._is_main:  # no handler runs in another thread
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._poll.register(self._read, select.POLLIN)
+            self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._is_main:
+            signal.set_wakeup_fd(self._previous)
+            os.close(self._read)
+            os.close(self._write)
+
+    def __call__(self) -> None:
+        """Wait until the descriptor is readable; a signal's handler runs at once, and may raise."""
+        for fd, _ in self._poll.poll():
+            if self._is_main and fd == self._read:
+                os.read(fd, 4096)
 
 
 class InterruptGuard:

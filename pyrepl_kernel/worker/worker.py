@@ -48,7 +48,7 @@ from pyrepl_kernel.worker.compat import fit_into_ipykernel
 from pyrepl_kernel.worker.debug import DebugPort
 from pyrepl_kernel.worker.executor import Executor
 from pyrepl_kernel.worker.imports import when_imported
-from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.interrupts import Interrupts, SignalledWait
 from pyrepl_kernel.worker.parent import current_execution
 from pyrepl_kernel.worker.pdb_hooks import replace_pdb
 from pyrepl_kernel.worker.shell import ZMQInteractiveShell
@@ -343,12 +343,9 @@ class Worker:
         question = InputMessage(prompt, password, execution_id=current_execution())
         try:
             self._output.send_after_output(question)
-            while not self._answers:
-                message = self._channel.receive()
-                if type(message) is InputResponseMessage:
-                    self._answers.append(message)
-                else:
-                    self._keep(message)
+            with SignalledWait(self._channel.fileno()) as wait:
+                while not self._answers:
+                    self._receive_answer(wait)
         except KeyboardInterrupt:
             # Without the frames of the waiting, which are none of the user's.
             raise KeyboardInterrupt("Interrupted by user") from None
@@ -356,6 +353,15 @@ class Worker:
         if answer.eof or answer.value == "\x04":
             raise EOFError
         return answer.value
+
+    def _receive_answer(self, wait: SignalledWait) -> None:
+        message = self._channel.receive_nowait()
+        if message is None:
+            wait()
+        elif type(message) is InputResponseMessage:
+            self._answers.append(message)
+        else:
+            self._keep(message)
 
     # -------------------------------------------------------------- idle work
 

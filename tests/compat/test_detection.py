@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.support import Client
+from tests.e2e.support import Client, running_kernel
 
 from .support import check, run
 
@@ -20,11 +20,9 @@ def test_the_name_of_the_shells_class(client: Client) -> None:
 
 def test_nothing_of_ipykernel_is_imported_for_that() -> None:
     """D1: a worker imports neither ipykernel, zmq nor comm by itself."""
-    from tests.e2e.support import running_kernel
-
     with running_kernel() as kernel:
         client = kernel.client()
-        names = ("ipykernel", "zmq", "comm", "jupyter_client", "asyncio", "tornado")
+        names = ("ipykernel.connect", "zmq", "comm", "jupyter_client", "asyncio", "tornado")
         check(client, f"import sys; not [n for n in {names} if n in sys.modules]")
         # Not for the kernel object either.
         check(client, "get_ipython().kernel.session.session != ''")
@@ -64,14 +62,51 @@ def test_the_config_has_an_app(client: Client) -> None:
     check(client, "get_ipython().config['IPKernelApp']['connection_file'].endswith('.json')")
 
 
-def test_tqdm_finds_the_notebook(client: Client) -> None:
+def test_tqdm_finds_the_notebook() -> None:
     """D3: `tqdm.autonotebook` takes the notebook's bar."""
     pytest.importorskip("tqdm")
-    run(client, "import warnings; warnings.simplefilter('ignore')")
-    check(
-        client,
-        "from tqdm.autonotebook import tqdm\ntqdm.__module__ == 'tqdm.notebook'",
-    )
+    with running_kernel() as kernel:
+        fresh = kernel.client()
+        run(fresh, "import warnings; warnings.simplefilter('ignore')")
+        check(fresh, "from tqdm.autonotebook import tqdm; tqdm.__module__ == 'tqdm.notebook'")
+        check(fresh, "import tqdm.auto, tqdm.notebook as n; issubclass(tqdm.auto.tqdm, n.tqdm)")
+
+
+def test_the_modules_of_ipykernel_are_there() -> None:
+    """D6: `"ipykernel.zmqshell" in sys.modules`, before anybody imports it; then it is itself."""
+    with running_kernel() as kernel:
+        client = kernel.client()
+        run(client, "import sys, importlib.util, inspect")
+        check(client, "'ipykernel' in sys.modules and 'ipykernel.zmqshell' in sys.modules")
+        # Those who walk through all modules do not have it imported.
+        assert client.run("1/0").error == "ZeroDivisionError"
+        run(client, "def f(): pass\ninspect.getmodule(f); importlib.util.find_spec('ipykernel')")
+        run(client, "%load_ext autoreload\n%autoreload 2")
+        run(client, "import ipykernel, ipykernel.zmqshell")
+        check(client, "'zmq' not in sys.modules and 'jupyter_client' not in sys.modules")
+        check(client, "ipykernel.zmqshell.__name__ == 'ipykernel.zmqshell'")
+        check(client, "from ipykernel.zmqshell import KernelMagics; inspect.isclass(KernelMagics)")
+        check(client, "ipykernel.version_info >= (6,) and ipykernel.__file__.endswith('.py')")
+        check(client, "sys.modules['ipykernel.zmqshell'] is ipykernel.zmqshell")
+        check(client, "type(ipykernel) is type(sys) and ipykernel.__spec__.loader is not None")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from ipykernel.zmqshell import ZMQInteractiveShell as Z; isinstance(get_ipython(), Z)",
+        "import ipykernel.connect as c; c.get_connection_file().endswith('.json')",
+        "from ipykernel.kernelapp import IPKernelApp; IPKernelApp.initialized()",
+        "from ipykernel import get_connection_file as g; g().endswith('.json')",
+        "import ipykernel; ipykernel.__version__ > '6'",
+        "from ipykernel import zmqshell; zmqshell.ZMQInteractiveShell is type(get_ipython())",
+        "import importlib as i; i.import_module('ipykernel.comm').Comm.__name__ == 'Comm'",
+    ],
+)
+def test_the_first_import_of_ipykernel(code: str) -> None:
+    """D6: whichever part of it comes first."""
+    with running_kernel() as kernel:
+        check(kernel.client(), code)
 
 
 def test_the_shell_has_a_kernel(client: Client) -> None:

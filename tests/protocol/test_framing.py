@@ -40,9 +40,11 @@ def decode(data: bytes, max_frame_size: int = MAX_FRAME_SIZE) -> list[Message]:
     """All messages of a whole stream."""
     decoder = FrameDecoder(max_frame_size)
     decoder.feed(data)
-    found = list(iter(decoder.next_message, None))
+    found = []
+    while (message := decoder.next_message()) is not None:
+        found.append(message)
     decoder.finish()
-    return [message for message in found if message is not None]
+    return found
 
 
 def frame(body: bytes) -> bytes:

@@ -68,7 +68,7 @@ async def test_the_state_while_a_cell_runs(session: Session) -> None:
     assert session.is_executing
     result = await cell.result()
     assert result.status == "error"
-    assert session.state is S.IDLE
+    assert session.info.state is S.IDLE
     assert not session.is_executing
 
 

@@ -339,7 +339,7 @@ async def test_a_worker_that_does_not_get_ready_in_time(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="FileNotFoundError.*nowhere"):
+    with pytest.raises(StartError, match=r"FileNotFoundError.*nowhere"):
         await Session(cwd=tmp_path / "nowhere").start()
 
 
