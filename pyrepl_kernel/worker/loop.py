@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.events
+import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
@@ -34,6 +36,10 @@ class CellLoop:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.add_reader(fd, on_readable)
+        # A signal that comes just before the loop begins to wait would not end that wait.
+        self._on_signal, self._signal_fd = os.pipe()
+        os.set_blocking(self._signal_fd, False)
+        self.loop.add_reader(self._on_signal, lambda: os.read(self._on_signal, 4096))
         self._main = threading.get_ident()
         self._is_shown = False
         self._set = asyncio.events._set_running_loop
@@ -78,6 +84,11 @@ class CellLoop:
         if self.loop.is_running():
             self.loop.stop()
 
+    def _heed_signals(self) -> None:
+        other = signal.set_wakeup_fd(self._signal_fd, warn_on_full_buffer=False)
+        if other not in (-1, self._signal_fd):
+            signal.set_wakeup_fd(other)  # the user's, or that of the loop's own signal handlers
+
     def run(
         self,
         coroutine: Coroutine[Any, Any, Any],
@@ -93,6 +104,7 @@ class CellLoop:
         """
         task: asyncio.Task[Any] | None = None
         try:
+            self._heed_signals()
             with guard:
                 task = self.loop.create_task(coroutine)
                 on_task(task)

@@ -92,7 +92,7 @@ def test_a_progress_bar_reaches_its_end(opened: Opener) -> None:
     shown.wait_count(0, 1)
     expect(shown.outputs(0).last).to_have_text("1225")
     expect(shown.cell(0).locator(".jp-OutputArea").first).to_contain_text("100%")
-    expect(shown.cell(0).locator(".widget-hprogress, .progress")).to_be_visible()
+    expect(shown.cell(0).locator(".widget-hprogress")).to_be_visible()
 
 
 def test_two_tabs_on_one_kernel(opened: Opener, page: Page) -> None:
