@@ -265,10 +265,11 @@ class SessionPool:
         waiter = Waiter()
         roster.waiters.append(waiter)
         self._turn()
-        if waiter.future.done():
-            return waiter.future.result()
-        roster.waiters.remove(waiter)  # the idle one had just died
-        return None
+        if not waiter.future.done():
+            roster.waiters.remove(waiter)  # the idle one had just died
+            return None
+        # It is told of a failure when no other may be started either.
+        return None if waiter.future.exception() else waiter.future.result()
 
     def _give_up(self, waiter: Waiter, seconds: float) -> None:
         # Its future decides between the session and the timeout: it takes the first to come.
@@ -368,6 +369,7 @@ class SessionPool:
         """Hear of a session's death; whoever used it may have listened in our place."""
         member.session.on_death = partial(self._on_death, member)
         member.session.on_background = None
+        member.session.on_debug_event = None
 
     def _start_one(self) -> None:
         session = self._make_session()

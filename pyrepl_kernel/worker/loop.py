@@ -84,10 +84,11 @@ class CellLoop:
         if self.loop.is_running():
             self.loop.stop()
 
-    def _heed_signals(self) -> None:
-        other = signal.set_wakeup_fd(self._signal_fd, warn_on_full_buffer=False)
-        if other not in (-1, self._signal_fd):
-            signal.set_wakeup_fd(other)  # the user's, or that of the loop's own signal handlers
+    def _swap_wakeup_fd(self, expected: int, fd: int) -> None:
+        """Have signals written to ``fd``; not if they go to one that is none of ours."""
+        found = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        if found != expected:
+            signal.set_wakeup_fd(found)
 
     def run(
         self,
@@ -104,7 +105,7 @@ class CellLoop:
         """
         task: asyncio.Task[Any] | None = None
         try:
-            self._heed_signals()
+            self._swap_wakeup_fd(-1, self._signal_fd)
             with guard:
                 task = self.loop.create_task(coroutine)
                 on_task(task)
@@ -120,3 +121,6 @@ class CellLoop:
             elif not task.cancelled():
                 task.exception()  # seen: it is this interrupt
             raise
+        finally:
+            # Others wait for signals too: input() between two such cells.
+            self._swap_wakeup_fd(self._signal_fd, -1)

@@ -35,7 +35,7 @@ DIFFERENCES: dict[str, Difference] = {
     # ------------------------------------------------------------------ what works here only
     "asyncio.run": Difference(_NESTED, ("cannot be called from a running",), (': "5"',)),
     "run_until_complete": Difference(_NESTED, ("already running",), (': "5"',)),
-    "async capture": Difference(_NESTED, ("already running",), ("'x",)),
+    "async capture": Difference(_NESTED, ("already running",), ("\"'x",)),
     "get_running_loop": Difference(_NESTED, (), (': "False"',)),
     "interrupt await": Difference(
         "an awaiting cell is interrupted at once, and by the error that any other cell gets",

@@ -215,6 +215,31 @@ async def test_no_time_is_enough_where_one_is_idle() -> None:
         assert await pool.acquire(timeout=0) is pool.made[0]
 
 
+async def test_an_idle_session_or_none() -> None:
+    async with open_pool(["start"], min_idle=1, max_sessions=2) as pool:
+        assert pool.acquire_nowait() is None
+        assert len(pool.made) == 1, "nothing was started for it"
+        pool.made[0].let("start")
+        await settle()
+        assert pool.acquire_nowait() is pool.made[0]
+        assert pool.acquire_nowait() is None
+        assert not pool._roster.waiters
+
+
+async def test_an_idle_session_that_has_just_ended_is_none() -> None:
+    for error in (None, RAISED):
+        async with open_pool(min_idle=1, max_sessions=3) as pool:
+            if error is not None:  # and no other may be started
+                pool.failures.append(error)
+                await pool.acquire()
+                await settle()
+                assert pool.stats().failed == 1
+                pool._roster.make_idle(next(iter(pool._roster.members.values())), 0.0)
+            await pool.made[0].shutdown()
+            assert pool.acquire_nowait() is None
+            assert not pool._roster.waiters
+
+
 @pytest.mark.parametrize(("timeout", "error"), [(-1, ValueError), ("1", TypeError)])
 async def test_a_timeout_that_cannot_be_meant(timeout: Any, error: type[Exception]) -> None:
     async with open_pool() as pool:
@@ -386,9 +411,11 @@ async def test_who_used_a_session_hears_no_more_of_it() -> None:
         heard: list[object] = []
         session.on_death = heard.append
         session.on_background = heard.append
+        session.on_debug_event = heard.append
         await pool.release(session)
         await settle()
         assert session.on_background is None
+        assert session.on_debug_event is None
         pool.made[0].die()
         await settle()
         assert heard == []
