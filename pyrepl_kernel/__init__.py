@@ -9,7 +9,10 @@ from pyrepl_kernel._version import __version__
 
 if TYPE_CHECKING:
     from pyrepl_kernel.errors import (
+        CellTimeout,
+        DeathCause,
         ExecutionTimeout,
+        MemoryLimitExceeded,
         PoolClosed,
         PoolError,
         PoolExhausted,
@@ -33,13 +36,19 @@ if TYPE_CHECKING:
         ResultMessage,
     )
     from pyrepl_kernel.session.execution import Outcome
+    from pyrepl_kernel.session.guard import Force
+    from pyrepl_kernel.session.limits import Limits
     from pyrepl_kernel.session.pool import PoolConfig, PoolStats, SessionPool
     from pyrepl_kernel.session.session import Session, SessionConfig, SessionInfo
     from pyrepl_kernel.session.states import SessionState
 
 _HOMES = {
     "pyrepl_kernel.errors": (
+        "CellTimeout",
+        "CellTimeout",
+        "DeathCause",
         "ExecutionTimeout",
+        "MemoryLimitExceeded",
         "PoolClosed",
         "PoolError",
         "PoolExhausted",
@@ -63,6 +72,8 @@ _HOMES = {
         "ResultMessage",
     ),
     "pyrepl_kernel.session.execution": ("Outcome",),
+    "pyrepl_kernel.session.guard": ("Force",),
+    "pyrepl_kernel.session.limits": ("Limits",),
     "pyrepl_kernel.session.pool": ("PoolConfig", "PoolStats", "SessionPool"),
     "pyrepl_kernel.session.session": ("Session", "SessionConfig", "SessionInfo"),
     "pyrepl_kernel.session.states": ("SessionState",),
@@ -70,11 +81,16 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CellTimeout",
+    "DeathCause",
     "DisplayMessage",
     "ErrorMessage",
     "ExecuteMessage",
     "ExecutionTimeout",
+    "Force",
     "InputMessage",
+    "Limits",
+    "MemoryLimitExceeded",
     "Message",
     "MessageType",
     "Outcome",

@@ -1,5 +1,7 @@
 """The command line ``pyrepl-kernel``: make Jupyter know this kernel, or forget it.
 
+Commands that do something else have a module each in ``commands/``.
+
 ``pip install`` already brings a kernelspec for the environment that it installs into.
 ``pyrepl-kernel install`` writes further ones: for all of a user's Jupyters, under another name,
 with code to run before the first cell.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import re
@@ -20,10 +23,13 @@ import tokenize
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyrepl_kernel._version import __version__
+from pyrepl_kernel.commands import COMMANDS, CommandError
+from pyrepl_kernel.kernel.options import AUTO, OPTIONS, Option
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpecManager
@@ -39,18 +45,6 @@ _PLACEHOLDER = re.compile(r"\{[A-Za-z0-9_]+\}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-class CommandError(Exception):
-    """What the user asked for cannot be done; shown as one line.
-
-    Attributes:
-        status: The exit status: 2 for a mistake in the arguments, else 1.
-    """
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a single line."""
 
@@ -64,6 +58,13 @@ class _Place:
 
     prefix: str | None
     description: str
+
+    @property
+    def is_this_environment(self) -> bool:
+        """Whether it is found by the Jupyter that this package is installed beside."""
+        return self.prefix is not None and os.path.realpath(self.prefix) == os.path.realpath(
+            sys.prefix
+        )
 
     def kernels_dir(self, manager: KernelSpecManager) -> Path:
         if self.prefix is None:
@@ -89,15 +90,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 could not be done, 2 a mistake in the arguments.
     """
     try:
-        args = _build_parser().parse_args(argv)
-        return _install(args) if args.command == "install" else _uninstall(args)
+        args = _parse(argv)
+        status: int = args.run(args)
+        return status
     except CommandError as error:
         print(f"pyrepl-kernel: {error}", file=sys.stderr)
         return error.status
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="pyrepl-kernel", description="Install or remove kernelspecs.")
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser, commands = _build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        import difflib
+
+        options = re.findall(r"--[a-z][a-z-]*", commands.choices[args.command].format_help())
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1)
+        raise CommandError(
+            f"'pyrepl-kernel {args.command}' does not know {unknown[0]}"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + f" (see pyrepl-kernel {args.command} --help)",
+            status=2,
+        )
+    return args
+
+
+def _build_parser() -> tuple[argparse.ArgumentParser, Any]:
+    """The parser, and its subparsers, a ``choices`` of which knows each command's."""
+    parser = _Parser(
+        prog="pyrepl-kernel",
+        description="A Jupyter kernel for Python whose restarts take milliseconds: its "
+        "kernelspecs, its state, and notebooks by the hundred.",
+    )
     parser.add_argument("--version", action="version", version=f"pyrepl-kernel {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -109,18 +133,23 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_place_and_name(install)
     install.add_argument("--display-name", metavar="TEXT", help="the name that front ends show")
+    for option in OPTIONS:
+        # A warmup is looked at more closely than the kernel does, which must start all the same.
+        read = str if option.name == "warmup" else partial(_checked, option)
+        # A flag alone means yes, as on the kernel's own command line.
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if option.default is False else {}
+        install.add_argument(
+            f"--{option.name}", metavar=option.metavar, type=read, help=option.help, **alone
+        )
     install.add_argument(
-        "--warmup",
-        metavar="FILE_OR_CODE",
-        help="Python code, or a file of it, that runs at kernel start; "
-        "its names are there in the first cell, and again after a restart",
+        "--provisioner",
+        action="store_true",
+        help="name our provisioner in a kernelspec that Jupyters of other environments find too, "
+        "so that a restart keeps the kernel process; a Jupyter in whose environment pyrepl-kernel "
+        "is not installed then does not list the kernel. In the kernelspec of this environment "
+        "it is named in any case",
     )
-    install.add_argument(
-        "--spares",
-        metavar="N",
-        type=_spares,
-        help="how many warm workers stand ready to take over at once when one dies",
-    )
+    install.set_defaults(run=_install)
 
     uninstall = commands.add_parser(
         "uninstall",
@@ -129,7 +158,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "that Jupyter finds first.",
     )
     _add_place_and_name(uninstall)
-    return parser
+    uninstall.set_defaults(run=_uninstall)
+    for module in COMMANDS:
+        importlib.import_module(f"pyrepl_kernel.commands.{module}").add_to(commands)
+    return parser, commands
 
 
 def _add_place_and_name(parser: argparse.ArgumentParser) -> None:
@@ -142,14 +174,12 @@ def _add_place_and_name(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _spares(text: str) -> int:
+def _checked(option: Option, text: str) -> str:
     try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"needs a whole number, 0 or more, not {text!r}")
-    return number
+        option.read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from None
+    return text
 
 
 # ------------------------------------------------------------- the commands
@@ -168,7 +198,10 @@ def _install(args: argparse.Namespace) -> int:
             status=2,
         )
 
-    spec = _kernel_json(name, args.display_name, warmup, args.spares, destination)
+    spec = _kernel_json(name, args, warmup, destination)
+    if not (args.provisioner or place.is_this_environment):
+        # A server that cannot load the provisioner does not know the kernel.
+        spec["metadata"].pop("kernel_provisioner")
     with tempfile.TemporaryDirectory(prefix="pyrepl-kernel-") as staging:
         source = Path(staging, name)
         try:
@@ -186,6 +219,12 @@ def _install(args: argparse.Namespace) -> int:
     print(f"{'Replaced' if replaced else 'Installed'} kernelspec {name} in {destination}")
     print(f"  place: {place.description}")
     print(f"  runs:  {shlex.join(spec['argv'])}")
+    if "kernel_provisioner" in spec["metadata"]:
+        print("  restarts keep the kernel process (its provisioner is named)")
+    else:
+        print(
+            "  restarts start it anew (--provisioner, if each Jupyter has pyrepl-kernel, is faster)"
+        )
     if str(destination.parent) in manager.kernel_dirs:
         print(f"Next: choose {spec['display_name']!r} in JupyterLab, or type")
         print(f"  jupyter console --kernel {name}")
@@ -215,6 +254,8 @@ def _uninstall(args: argparse.Namespace) -> int:
     hidden = manager.find_kernel_specs().get(name)
     if hidden is not None:
         print(f"Jupyter now finds the kernelspec {name} in {hidden}")
+    elif name == DEFAULT_NAME:
+        print("'pyrepl-kernel install' writes it again")
     return 0
 
 
@@ -268,11 +309,7 @@ def _originals() -> Path:
 
 
 def _kernel_json(
-    name: str,
-    display_name: str | None,
-    warmup: _Warmup | None,
-    spares: int | None,
-    destination: Path,
+    name: str, args: argparse.Namespace, warmup: _Warmup | None, destination: Path
 ) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads((_originals() / "kernel.json").read_text(encoding="utf-8"))
     argv = [sys.executable, *spec["argv"][1:]]
@@ -280,11 +317,13 @@ def _kernel_json(
         stored = destination / "warmup.py"
         value = warmup.argument if warmup.stored_code is None else str(stored)
         argv.append(f"--warmup={value}")
-    if spares is not None:
-        argv.append(f"--spares={spares}")
+    for option in OPTIONS:
+        text = getattr(args, option.attribute)
+        if text is not None and option.name != "warmup":
+            argv.append(f"--{option.name}={text}")
     spec["argv"] = argv
-    if display_name is not None:
-        spec["display_name"] = display_name
+    if args.display_name is not None:
+        spec["display_name"] = args.display_name
     elif name != DEFAULT_NAME:
         spec["display_name"] = f"Python 3 ({name})"
     return spec
@@ -312,6 +351,8 @@ def _cannot(action: str, path: Path, error: OSError) -> str:
 
 def _check_warmup(value: str) -> _Warmup:
     """Check the value of ``--warmup`` as far as it can be checked without running it."""
+    if value == AUTO:
+        return _Warmup(value)
     path = os.path.abspath(os.path.expanduser(value))
     if os.path.isfile(path):
         _check_syntax(_read_source(path), path)

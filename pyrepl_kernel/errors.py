@@ -1,4 +1,4 @@
-"""Every error that pyrepl-kernel raises on its own behalf.
+"""Every error that pyrepl-kernel raises on its own behalf::
 
     PyreplError
     ├── ProtocolError               a peer or a caller broke the wire protocol
@@ -14,28 +14,49 @@
     │   ├── InvalidTransition       a change of state that the table of states lacks
     │   ├── SessionClosed           the session was used after it ended
     │   ├── StartError              the worker did not come up
+    │   ├── UnknownSubshell         the session has no subshell of that id
     │   ├── WarmupError             the warmup code raised
     │   ├── WorkerDied              the worker process ended while something waited for it
     │   └── ExecutionTimeout        a cell ran longer than its caller allowed (a TimeoutError too)
-    └── PoolError                   the pool could not give a session
-        ├── PoolClosed              the pool is stopped, or was never started
-        ├── PoolTimeout             no session became free in time (a TimeoutError too)
-        └── PoolExhausted           more callers wait than ``max_waiting`` allows
+    ├── CheckpointError             a checkpoint could not be taken, found, or gone back to
+    ├── SubshellsOff                a front end asked for a subshell of a kernel without them
+    ├── TemplateError               a template could not make a worker; it is spawned instead
+    ├── PoolError                   the pool could not give a session
+    │   ├── PoolClosed              the pool is stopped, or was never started
+    │   ├── PoolTimeout             no session became free in time (a TimeoutError too)
+    │   └── PoolExhausted           more callers wait than ``max_waiting`` allows
+    └── BatchError                  a batch of notebooks cannot be run as asked
 
 A caller's mistake in an argument is a plain ``TypeError`` or ``ValueError``.
+
+In a cell that passes a limit, these are raised, as an interrupt by the user would be:
+
+    KeyboardInterrupt
+    ├── MemoryLimitExceeded         it has more memory than its limit (a MemoryError too)
+    └── CellTimeout                 it has run for longer than its limit
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyrepl_kernel.session.stacks import Frame
 
 __all__ = [
+    "BatchError",
+    "CellTimeout",
+    "CheckpointError",
+    "DeathCause",
     "ExecutionTimeout",
     "FrameTooLarge",
     "FrameTruncated",
     "InvalidField",
     "InvalidFrame",
     "InvalidTransition",
+    "MemoryLimitExceeded",
     "MissingField",
     "PoolClosed",
     "PoolError",
@@ -46,12 +67,17 @@ __all__ = [
     "SessionClosed",
     "SessionError",
     "StartError",
+    "SubshellsOff",
+    "TemplateError",
     "TransportClosed",
     "TransportNotStarted",
     "UnknownMessageType",
+    "UnknownSubshell",
     "WarmupError",
     "WorkerDied",
 ]
+
+_FIRST, _LAST = 5, 25  # lines of a stack that an error's text has of a long one
 
 
 class PyreplError(Exception):
@@ -171,6 +197,14 @@ class SessionClosed(SessionError):
     """The session has ended, or was never started."""
 
 
+class SubshellsOff(PyreplError):
+    """A front end asked for a subshell, and the kernel was started without them."""
+
+
+class UnknownSubshell(SessionError):
+    """The session has no subshell of that id; it may have been deleted, or gone with its worker."""
+
+
 class StartError(SessionError):
     """The worker process did not come up.
 
@@ -202,14 +236,45 @@ class WarmupError(SessionError):
         self.traceback = list(traceback)
 
 
+class DeathCause(StrEnum):
+    """Why a worker died, in a word."""
+
+    EXIT = "exit"
+    """It ended itself: ``os._exit()``, or a library's ``exit()``."""
+    CRASH = "crash"
+    """A fault in compiled code: SIGSEGV, SIGABRT and their like."""
+    STACK_OVERFLOW = "stack_overflow"
+    """A recursion through compiled code that used up the C stack."""
+    SIGNAL = "signal"
+    """A signal that somebody else sent."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The system killed it, since memory had run out."""
+    MEMORY_LIMIT = "memory_limit"
+    """The session killed it, since it passed its limit."""
+    TIME_LIMIT = "time_limit"
+    """The session killed it, since its cell ignored the interrupt at the end of its time."""
+    INTERRUPTS = "interrupts"
+    """The session killed it, since its cell did not end when it was interrupted."""
+    ABANDONED = "abandoned"
+    """The session killed it, since nobody waited for its cell and the cell did not end."""
+    PROTOCOL = "protocol"
+    """The session killed it, since it sent what no worker may send."""
+
+
 class WorkerDied(SessionError):
     """The worker process ended while something waited for it.
 
     Attributes:
+        reason: What happened, as a clause whose subject is the worker.
+        cause: The same in a word.
         exit_code: The process's exit code; None when a signal ended it.
         signal: Number of the signal that ended it; None when it exited by itself.
-        reason: The same in words.
-        stderr: The end of what the process wrote to its standard error.
+        stderr: The end of what the process wrote to its standard error since its cell began.
+        stack: The Python stacks of its threads as faulthandler writes them, at the fault or when
+            it was interrupted in vain; empty where there were none.
+        frames: The stack of the thread at fault, outermost first, from its first cell on.
+        peak_memory: The most memory that it had at once, in bytes (resident); None if unknown.
+        children: How many processes of its group were ended with it.
     """
 
     def __init__(
@@ -220,19 +285,49 @@ class WorkerDied(SessionError):
         exit_code: int | None = None,
         signal: int | None = None,
         stderr: str = "",
+        cause: DeathCause = DeathCause.SIGNAL,
+        stack: str = "",
+        frames: Sequence[Frame] = (),
+        peak_memory: int | None = None,
+        children: int = 0,
     ) -> None:
         message = f"the worker process {reason}"
+        if frames:
+            message = f"{message}\n--- where it was ---\n" + "\n".join(
+                _ends(list(map(str, frames)))
+            )
         if stderr.strip():
             message = f"{message}\n--- the worker's last words ---\n{stderr.rstrip()}"
         super().__init__(session_id, message)
         self.reason = reason
+        self.cause = cause
         self.exit_code = exit_code
         self.signal = signal
         self.stderr = stderr
+        self.stack = stack
+        self.frames = tuple(frames)
+        self.peak_memory = peak_memory
+        self.children = children
+
+
+def _ends(lines: list[str]) -> list[str]:
+    """A stack's first and last lines; a recursion that used up its stack has many alike."""
+    if len(lines) <= _FIRST + _LAST:
+        return lines
+    left_out = len(lines) - _FIRST - _LAST
+    return [*lines[:_FIRST], f"... {left_out} more ...", *lines[-_LAST:]]
 
 
 class ExecutionTimeout(SessionError, TimeoutError):
     """A cell ran longer than its caller allowed; it was interrupted."""
+
+
+class CheckpointError(PyreplError):
+    """A checkpoint could not be taken, is not there, or could not be gone back to."""
+
+
+class TemplateError(PyreplError):
+    """A template could not be had, or could not make a worker: the worker is spawned instead."""
 
 
 # -------------------------------------------------------------------- pool
@@ -252,3 +347,21 @@ class PoolTimeout(PoolError, TimeoutError):
 
 class PoolExhausted(PoolError):
     """As many callers wait already as ``max_waiting`` allows."""
+
+
+# ------------------------------------------------------------------- batch
+
+
+class BatchError(PyreplError):
+    """A batch of notebooks cannot be run as asked; raised before any notebook runs."""
+
+
+# ------------------------------------------------------------- in a cell
+
+
+class MemoryLimitExceeded(KeyboardInterrupt, MemoryError):
+    """The cell's process and its children have more memory than the cell's limit."""
+
+
+class CellTimeout(KeyboardInterrupt):
+    """The cell has run for longer than its limit."""

@@ -3,9 +3,11 @@ that no process is left."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -23,9 +25,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
         patch.setenv(*MARK)
+        # Templates of their own, which go with their last kernel.
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        patch.setenv("PYREPL_TEMPLATE_LINGER", "0")
         for name in ("JPY_SESSION_NAME", "IPYKERNEL_CELL_NAME", "MPLBACKEND", "PYTHONPATH"):
             patch.delenv(name, raising=False)
         yield
+    left = [pid for pid in templates() if not wait_gone(pid, 5)]
+    assert not left, f"templates left behind: {left}"
+
+
+def templates() -> set[int]:
+    """The template processes that these tests have started."""
+    names = {}
+    for pid in marked():
+        with contextlib.suppress(psutil.Error):
+            names[pid] = psutil.Process(pid).name()
+    return {pid for pid, name in names.items() if name == "pyrepl-template"}
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ from typing import Any
 
 from pyrepl_kernel.errors import SessionError, WorkerDied
 from pyrepl_kernel.protocol.framing import FrameDecoder
-from pyrepl_kernel.protocol.messages import Message
+from pyrepl_kernel.protocol.messages import Buffer, Message
 from pyrepl_kernel.session.pool import PoolConfig, SessionPool
 from pyrepl_kernel.session.session import Session
+from pyrepl_kernel.session.spawn import Spawned
 from pyrepl_kernel.session.states import SessionState
+from pyrepl_kernel.session.workers import Spawning, Workers
 
 __all__ = ["FakePool", "FakeSession", "RecordingWriter"]
 
@@ -26,8 +28,8 @@ class RecordingWriter:
         self.drains = 0
         self.is_closed = False
 
-    def write(self, data: bytes, /) -> None:
-        self._decoder.feed(data)
+    def write(self, data: Buffer, /) -> None:
+        self._decoder.feed(bytes(data))
         while (message := self._decoder.next_message()) is not None:
             self.messages.append(message)
 
@@ -77,7 +79,7 @@ class FakeSession(Session):
         self._was_called.set()
         await self._gates[name].wait()
 
-    async def start(self) -> None:
+    async def start(self, spawned: Spawned | None = None) -> None:
         self._has_started = True
         try:
             await self._pass("start")
@@ -131,6 +133,10 @@ class FakePool(SessionPool):
         self.made: list[FakeSession] = []
         self.held = held
         self.failures: deque[Exception | None] = deque()
+        self._roster.refill_pause = 0.0
+
+    def _make_workers(self) -> Workers:
+        return Spawning("")
 
     def _make_session(self) -> FakeSession:
         session = FakeSession(self.held, self.failures.popleft() if self.failures else None)

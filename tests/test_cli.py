@@ -156,6 +156,42 @@ def test_jupyter_launches_what_was_installed(tmp_path: Path) -> None:
     assert command[-1] == "--spares=1"
 
 
+# -------------------------------------------------------------- provisioner
+
+PROVISIONER = {"provisioner_name": "pyrepl-provisioner"}
+
+
+def provisioner_in(directory: Path) -> object:
+    spec = json.loads((directory / "kernel.json").read_text())
+    return spec["metadata"].get("kernel_provisioner")
+
+
+@pytest.mark.parametrize("options", [["--sys-prefix"], ["--prefix", "here"], []])
+def test_the_kernelspec_of_this_environment_names_the_provisioner(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    place = [str(tmp_path / "link") if option == "here" else option for option in options]
+    assert main(["install", *place]) == 0
+    assert provisioner_in(spec_dir(tmp_path)) == PROVISIONER
+
+
+def test_one_that_other_environments_find_names_it_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    for place, directory in (
+        (["--user"], tmp_path / "data" / "kernels" / "pyrepl"),
+        (["--prefix", str(tmp_path)], spec_dir(tmp_path)),
+    ):
+        assert main(["install", *place]) == 0
+        assert provisioner_in(directory) is None
+        assert "--provisioner" in capsys.readouterr().out
+        assert main(["install", *place, "--provisioner"]) == 0
+        assert provisioner_in(directory) == PROVISIONER
+
+
 # ------------------------------------------------------------------- warmup
 
 
@@ -270,6 +306,23 @@ def test_a_bad_name_is_refused(
     fails(capsys, 2, args, "--name", repr(name))
 
 
+def test_a_misspelt_option_is_named_with_what_is_near(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["install", "--prefix", str(tmp_path), "--memory-limt", "4G"]
+    fails(capsys, 2, args, "does not know --memory-limt; did you mean --memory-limit?", "--help")
+    fails(capsys, 2, ["status", "extra"], "'pyrepl-kernel status' does not know extra (see")
+    assert not spec_dir(tmp_path).exists()
+
+
+@pytest.mark.parametrize("flag", ["--autocheckpoint", "--subshells", "--folder-config"])
+def test_a_flag_alone_means_yes(flag: str, tmp_path: Path) -> None:
+    install(tmp_path, flag)
+    assert read_spec(tmp_path)["argv"] == [*BASE_ARGV, f"{flag}=true"]
+    install(tmp_path, flag, "no")
+    assert read_spec(tmp_path)["argv"] == [*BASE_ARGV, f"{flag}=no"]
+
+
 def test_two_places_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, 2, ["install", "--user", "--prefix", "x"], "--prefix", "--user")
 
@@ -352,6 +405,7 @@ def test_the_wheel_brings_a_kernelspec_to_jupyter(wheel: zipfile.ZipFile) -> Non
     spec = json.loads(wheel.read(f"{shared}kernel.json"))
     # A bare "python" becomes the interpreter that runs jupyter_client.
     assert spec["argv"] == ["python", *BASE_ARGV[1:]]
+    assert spec["metadata"]["kernel_provisioner"] == PROVISIONER
 
 
 def test_the_wheel_holds_what_install_copies(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -365,6 +419,8 @@ def test_the_wheel_is_typed_and_has_the_command(wheel: zipfile.ZipFile) -> None:
     assert "pyrepl_kernel/py.typed" in wheel.namelist()
     entry_points = wheel.read(f"pyrepl_kernel-{__version__}.dist-info/entry_points.txt").decode()
     assert "pyrepl-kernel = pyrepl_kernel.cli:main" in entry_points
+    assert "[jupyter_client.kernel_provisioners]" in entry_points
+    assert "pyrepl-provisioner = pyrepl_kernel.provisioner:PyreplProvisioner" in entry_points
 
 
 def run_isolated(site: Path, *args: str) -> subprocess.CompletedProcess[str]:

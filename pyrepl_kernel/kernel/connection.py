@@ -10,7 +10,10 @@ from __future__ import annotations
 import _socket
 import json
 import os
+from contextlib import suppress
 from typing import Any
+
+from pyrepl_kernel.kernel.leash import aside
 
 __all__ = ["CHANNELS", "Connection", "ConnectionError_", "open_connection"]
 
@@ -32,13 +35,14 @@ class Connection:
         is_new: Whether the file was made by this kernel, which then removes it.
     """
 
-    __slots__ = ("info", "is_new", "listeners", "path")
+    __slots__ = ("_directory", "info", "is_new", "listeners", "path")
 
     def __init__(self, path: str, info: dict[str, Any], is_new: bool) -> None:
         self.path = path
         self.info = info
         self.is_new = is_new
         self.listeners: dict[str, int] = {}
+        self._directory = os.getcwd()  # relative paths stay what they are when that changes
 
     @property
     def key(self) -> bytes:
@@ -58,14 +62,42 @@ class Connection:
 
     def remove_files(self) -> None:
         """Remove what this kernel has made: a file of its own, and its ipc sockets."""
-        paths = [self.path] if self.is_new else []
-        if self.info["transport"] == "ipc":
-            paths += [self.endpoint(channel).removeprefix("ipc://") for channel in CHANNELS]
-        for path in paths:
+        paths = [os.path.join(self._directory, self.path)] if self.is_new else []
+        sockets = self._socket_files().values()
+        for path in (*paths, *sockets, *map(aside, sockets)):
             try:
                 os.unlink(path)
             except FileNotFoundError:
                 continue
+
+    def _socket_files(self) -> dict[str, str]:
+        if self.info["transport"] != "ipc":
+            return {}
+        start = os.path.join(self._directory, self.info["ip"])
+        return {channel: f"{start}-{self.info[f'{channel}_port']}" for channel in CHANNELS}
+
+    def set_aside(self) -> None:
+        """Save the ipc sockets' files, which jupyter_client removes in the course of a restart."""
+        for path in self._socket_files().values():
+            with suppress(FileNotFoundError):
+                os.rename(path, aside(path))
+
+    def bring_back(self) -> list[str]:
+        """Put these files back; the channels whose file was lost listen on new sockets.
+
+        Returns:
+            Those channels.
+        """
+        lost = []
+        for channel, path in self._socket_files().items():
+            try:
+                os.rename(aside(path), path)
+            except FileNotFoundError:
+                self.listeners[channel] = _listen_ipc(
+                    self.info, channel, path.rpartition("-")[0], self.info[f"{channel}_port"]
+                )
+                lost.append(channel)
+        return lost
 
 
 def open_connection(path: str) -> Connection:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyrepl_kernel.kernel.channels import Channel
-from pyrepl_kernel.kernel.wire import Request, to_json
+from pyrepl_kernel.kernel.wire import Request, now, to_json
+from pyrepl_kernel.protocol.messages import SendMessage
 
 if TYPE_CHECKING:
     from pyrepl_kernel.kernel.kernel import Kernel
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "error_content", "outcome_metadata"]
 
 _BUSY = b'{"execution_state": "busy"}'
 _IDLE = b'{"execution_state": "idle"}'
@@ -23,14 +24,26 @@ class Exchange:
         kernel: Who answers.
         channel: Where the request came from, and its reply goes.
         request: The request.
+        subshell_id: Which subshell is to do it; empty for the main shell.
     """
 
-    __slots__ = ("_has_replied", "_is_busy", "_is_done", "channel", "kernel", "request")
+    __slots__ = (
+        "_has_replied",
+        "_is_busy",
+        "_is_done",
+        "channel",
+        "kernel",
+        "request",
+        "subshell_id",
+    )
 
-    def __init__(self, kernel: Kernel, channel: Channel, request: Request) -> None:
+    def __init__(
+        self, kernel: Kernel, channel: Channel, request: Request, subshell_id: str = ""
+    ) -> None:
         self.kernel = kernel
         self.channel = channel
         self.request = request
+        self.subshell_id = subshell_id
         self._is_busy = False
         self._has_replied = False
         self._is_done = False
@@ -53,14 +66,17 @@ class Exchange:
             message_type, content, self.request.raw_header, metadata=metadata, buffers=buffers
         )
 
-    def reply(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Send the reply; only the first counts."""
+    def reply(self, content: dict[str, Any] | bytes, metadata: bytes = b"{}") -> None:
+        """Send the reply, its metadata given as JSON and its content too, or as a dict.
+
+        Only the first reply counts.
+        """
         kind = self.request.type
         if self._has_replied or not kind.endswith("_request"):
             return
         self._has_replied = True
         try:
-            body = to_json(content)
+            body = content if isinstance(content, bytes) else to_json(content)
         except (TypeError, ValueError) as error:
             body = to_json(error_content("TypeError", f"the reply cannot be sent: {error}"))
         self.channel.send(
@@ -69,8 +85,26 @@ class Exchange:
                 f"{kind.removesuffix('_request')}_reply",
                 body,
                 self.request.raw_header,
-                b"{}" if metadata is None else to_json(metadata),
+                metadata,
             )
+        )
+
+    def forward(self, message: SendMessage) -> None:
+        """Send a message of the user's own making to the client, or to whom it names."""
+        kind = self.request.type
+        is_reply = message.msg_type == f"{kind.removesuffix('_request')}_reply"
+        if is_reply and kind != "execute_request" and message.channel == self.channel.name:
+            self._has_replied = True
+        self.kernel.send_on(
+            message.channel,
+            self.kernel.wire.build(
+                message.identities or self.request.identities,
+                message.msg_type,
+                to_json(message.content),
+                self.request.raw_header,
+                to_json(message.metadata),
+                message.buffers,
+            ),
         )
 
     def done(self) -> None:
@@ -80,7 +114,7 @@ class Exchange:
             self._is_done = True
             self.publish("status", _IDLE)
 
-    def finish(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+    def finish(self, content: dict[str, Any] | bytes, metadata: bytes = b"{}") -> None:
         """Reply, and be done."""
         self.busy()
         self.reply(content, metadata)
@@ -89,6 +123,20 @@ class Exchange:
     def fail(self, ename: str, evalue: str) -> None:
         """Reply with an error, and be done."""
         self.finish(error_content(ename, evalue))
+
+
+def outcome_metadata(identity: str, status: str, started: str = "") -> bytes:
+    """The metadata of a reply to what runs code, as JSON.
+
+    Args:
+        identity: The kernel's.
+        status: That of the content.
+        started: When it began; now unless given.
+    """
+    return (
+        f'{{"started": "{started or now()}", "dependencies_met": true, "engine": "{identity}", '
+        f'"status": "{status}"}}'
+    ).encode()
 
 
 def error_content(ename: str, evalue: str, traceback: list[str] | None = None) -> dict[str, Any]:

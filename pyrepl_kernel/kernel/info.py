@@ -38,12 +38,18 @@ def _ipython_version() -> str:
     return "0"
 
 
-def kernel_info() -> dict[str, Any]:
+def kernel_info(has_subshells: bool = False) -> dict[str, Any]:
     """The content of ``kernel_info_reply``.
+
+    Args:
+        has_subshells: Whether front ends may create subshells.
 
     The language and implementation are IPython's, as front ends look for them; what they are
     told is what they can rely on.
     """
+    features = ["debugger"] if has_debugger() else []
+    if has_subshells:
+        features.append("kernel subshells")
     version = ".".join(map(str, sys.version_info[:3]))
     ipython = _ipython_version()
     banner = (
@@ -67,6 +73,6 @@ def kernel_info() -> dict[str, Any]:
         },
         "banner": banner,
         "help_links": [{"text": text, "url": url} for text, url in _LINKS],
-        "supported_features": ["debugger"] if has_debugger() else [],
+        "supported_features": features,
         "debugger": has_debugger(),
     }

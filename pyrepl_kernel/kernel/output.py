@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pyrepl_kernel.kernel.wire import to_json
+from pyrepl_kernel.kernel.wire import json_string, object_parts, to_json
 from pyrepl_kernel.protocol.messages import (
+    Buffer,
     CommMessage,
     DisplayMessage,
     ErrorMessage,
     Message,
     OutputMessage,
+    SendMessage,
 )
 
 __all__ = ["Output", "as_output"]
@@ -23,11 +25,18 @@ class Output(NamedTuple):
     type: str
     content: bytes
     metadata: bytes = b"{}"
-    buffers: Sequence[bytes] = ()
+    buffers: Sequence[Buffer] = ()
 
 
 def _stream(message: OutputMessage) -> Output:
-    return Output("stream", to_json({"name": message.stream, "text": message.data}))
+    parts = (
+        b'{"name": ',
+        json_string(message.stream),
+        b', "text": ',
+        json_string(message.data),
+        b"}",
+    )
+    return Output("stream", b"".join(parts))
 
 
 _DISPLAY_TYPES = {"display": "display_data", "update": "update_display_data"}
@@ -36,13 +45,14 @@ _DISPLAY_TYPES = {"display": "display_data", "update": "update_display_data"}
 def _display(message: DisplayMessage) -> Output:
     if message.kind == "clear":
         return Output("clear_output", to_json({"wait": message.wait}))
-    content: dict[str, Any] = {"data": message.data, "metadata": message.metadata}
+    parts = [b'{"data": ', *object_parts(message.data)]
+    parts += [b', "metadata": ', to_json(message.metadata)]
     if message.kind == "result":
-        content["execution_count"] = message.execution_count
-        return Output("execute_result", to_json(content), buffers=message.buffers)
-    content["transient"] = message.transient
+        parts += [b', "execution_count": ', to_json(message.execution_count), b"}"]
+        return Output("execute_result", b"".join(parts), buffers=message.buffers)
+    parts += [b', "transient": ', to_json(message.transient), b"}"]
     kind = _DISPLAY_TYPES.get(message.kind, "display_data")
-    return Output(kind, to_json(content), buffers=message.buffers)
+    return Output(kind, b"".join(parts), buffers=message.buffers)
 
 
 def _error(message: ErrorMessage) -> Output:
@@ -61,11 +71,18 @@ def _comm(message: CommMessage) -> Output:
     )
 
 
+def _send(message: SendMessage) -> Output:
+    return Output(
+        message.msg_type, to_json(message.content), to_json(message.metadata), message.buffers
+    )
+
+
 _FORMS: dict[type[Message], Callable[[Any], Output]] = {
     OutputMessage: _stream,
     DisplayMessage: _display,
     ErrorMessage: _error,
     CommMessage: _comm,
+    SendMessage: _send,
 }
 
 

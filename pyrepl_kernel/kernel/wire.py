@@ -5,21 +5,37 @@
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import json
 import os
-from collections import deque
+import time
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
+from hmac import compare_digest
 from itertools import count
+from json.encoder import encode_basestring
 from typing import Any
 
-__all__ = ["PROTOCOL_VERSION", "Request", "Wire", "WireError", "to_json"]
+from pyrepl_kernel.protocol.messages import Buffer
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Request",
+    "Signer",
+    "Wire",
+    "WireError",
+    "json_string",
+    "now",
+    "object_parts",
+    "to_json",
+]
 
 PROTOCOL_VERSION = "5.5"
 
 _DELIMITER = b"<IDS|MSG>"
-_HISTORY = 1 << 16  # signatures remembered, against replays
+# Signatures remembered, against replays: this many at least, and twice as many at most.
+_HISTORY = 1 << 15
+_MARK = 15  # hexadecimal digits of each: an int of 32 bytes, where the text takes a hundred
 
 
 class WireError(Exception):
@@ -36,9 +52,10 @@ class Request:
         metadata: Its metadata.
         content: Its content.
         buffers: Raw bytes beside the content.
+        parent: The header of the message that it answers; empty where it answers none.
     """
 
-    __slots__ = ("buffers", "content", "header", "identities", "metadata", "raw_header")
+    __slots__ = ("buffers", "content", "header", "identities", "metadata", "parent", "raw_header")
 
     def __init__(
         self,
@@ -47,7 +64,8 @@ class Request:
         header: dict[str, Any],
         metadata: dict[str, Any],
         content: dict[str, Any],
-        buffers: list[bytes],
+        buffers: list[Buffer],
+        parent: dict[str, Any],
     ) -> None:
         self.identities = identities
         self.raw_header = raw_header
@@ -55,6 +73,7 @@ class Request:
         self.metadata = metadata
         self.content = content
         self.buffers = buffers
+        self.parent = parent
 
     @property
     def type(self) -> str:
@@ -78,6 +97,13 @@ def _json_default(value: Any) -> Any:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_json_default).encode
+_decoder = json.JSONDecoder()
+_EMPTY = b"{}"
+
+_LONG = 512  # characters from which a string is worth a look of its own
+_BACKSLASH = ord("\\")
+_PLAIN = bytes(byte for byte in range(0x20, 0x100) if byte not in b'"\\')
+_ESCAPES = {byte: encode_basestring(chr(byte))[1:-1].encode() for byte in (*range(0x20), ord('"'))}
 
 
 def to_json(value: Any) -> bytes:
@@ -86,11 +112,123 @@ def to_json(value: Any) -> bytes:
         text = _encode(value)
     except ValueError:
         text = _encode(_without_nan(value))
+    return _utf8(text)
+
+
+def json_string(text: str) -> bytes:
+    """A string as JSON, its quotes included."""
+    if len(text) < _LONG:
+        return _utf8(encode_basestring(text))
+    return b"".join((b'"', _escaped(text), b'"'))
+
+
+def _escaped(text: str) -> bytes:
+    """A long string as it stands between the quotes."""
+    # The library looks at one character at a time. Here the whole is looked at once for what
+    # has to be escaped, and then searched for that alone: an image of a megabyte has nothing.
+    data = _utf8(text)
+    special = set(data.translate(None, _PLAIN))
+    if _BACKSLASH in special:
+        data = data.replace(b"\\", b"\\\\")
+        special.discard(_BACKSLASH)
+    for byte in special:
+        data = data.replace(bytes((byte,)), _ESCAPES[byte])
+    return data
+
+
+def object_parts(values: dict[str, Any]) -> list[bytes]:
+    """A dict as JSON, in pieces: its values may be long strings, which are to be copied once."""
+    if not any(isinstance(value, str) and len(value) >= _LONG for value in values.values()):
+        return [to_json(values)]
+    if not all(isinstance(key, str) for key in values):
+        return [to_json(values)]
+    parts: list[bytes] = []
+    for key, value in values.items():
+        parts += [b", " if parts else b"{", json_string(key), b": "]
+        if type(value) is str and len(value) >= _LONG:
+            parts += [b'"', _escaped(value), b'"']
+        else:
+            parts.append(to_json(value))
+    parts.append(b"}")
+    return parts
+
+
+def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
         # Halves of surrogate pairs: a pair is the character that it stands for, a lone one is none.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def from_json(part: bytes) -> Any:
+    """The value of a part of a message.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if part == _EMPTY:
+        return {}
+    text = part.decode()
+    try:
+        value, end = _decoder.raw_decode(text)
+    except ValueError:
+        end = -1
+    # Clients send nothing around the value; where something is, the whole decoder judges it.
+    return value if end == len(text) else json.loads(text)
+
+
+class _Clock:
+    """The time of day in ISO 8601; its whole seconds are formatted once for each of them."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self) -> str:
+        micros = time.time_ns() // 1000
+        second, rest = divmod(micros, 1_000_000)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._text}.{rest:06d}Z"
+
+
+now = _Clock()
+"""The date in a header, and wherever else Jupyter has one."""
+
+
+class Signer:
+    """HMAC (RFC 2104) for many messages under one key.
+
+    The two digests that begin with the padded key are made once, and copied for each message.
+
+    Args:
+        key: The key.
+        digest: A digest that hashlib knows.
+
+    Raises:
+        ValueError: There is no such digest.
+    """
+
+    def __init__(self, key: bytes, digest: str) -> None:
+        self._inner = hashlib.new(digest)
+        self._outer = hashlib.new(digest)
+        size = self._inner.block_size
+        if len(key) > size:
+            key = hashlib.new(digest, key).digest()
+        key = key.ljust(size, b"\0")
+        self._inner.update(bytes(byte ^ 0x36 for byte in key))
+        self._outer.update(bytes(byte ^ 0x5C for byte in key))
+
+    def __call__(self, frames: Sequence[bytes]) -> bytes:
+        """The signature of a message's parts, as hexadecimal digits."""
+        inner = self._inner.copy()
+        for frame in frames:
+            inner.update(frame)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.hexdigest().encode()
 
 
 def _without_nan(value: Any) -> Any:
@@ -115,9 +253,9 @@ class Wire:
     """
 
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
-        self._hmac = hmac.new(key, digestmod=scheme.removeprefix("hmac-")) if key else None
-        self._seen: set[bytes] = set()
-        self._seen_order: deque[bytes] = deque()
+        self._sign = Signer(key, scheme.removeprefix("hmac-")) if key else None
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
         self.renew_session()
 
     def renew_session(self) -> None:
@@ -129,14 +267,6 @@ class Wire:
             f'", "username": "username", "session": "{self.session}", '
             f'"version": "{PROTOCOL_VERSION}", "msg_type": "'
         )
-
-    def _sign(self, frames: Sequence[bytes]) -> bytes:
-        if self._hmac is None:
-            return b""
-        digest = self._hmac.copy()
-        for frame in frames:
-            digest.update(frame)
-        return digest.hexdigest().encode()
 
     def parse(self, frames: Sequence[bytes]) -> Request:
         """The request in a message's frames.
@@ -151,12 +281,12 @@ class Wire:
         if len(frames) < at + 6:
             raise WireError(f"{len(frames) - at - 2} parts after the signature, 4 are needed")
         signature, signed = frames[at + 1], frames[at + 2 : at + 6]
-        if self._hmac is not None:
-            if not hmac.compare_digest(self._sign(signed), signature):
+        if self._sign is not None:
+            if not compare_digest(self._sign(signed), signature):
                 raise WireError(f"wrong signature {signature!r}")
             self._remember(signature)
         try:
-            header, _, metadata, content = (json.loads(part) for part in signed)
+            header, parent, metadata, content = map(from_json, signed)
         except ValueError as error:
             raise WireError(f"a part is no JSON: {error}") from None
         if not (isinstance(header, dict) and "msg_id" in header and "msg_type" in header):
@@ -168,15 +298,16 @@ class Wire:
             metadata if isinstance(metadata, dict) else {},
             content if isinstance(content, dict) else {},
             list(frames[at + 6 :]),
+            parent if isinstance(parent, dict) else {},
         )
 
     def _remember(self, signature: bytes) -> None:
-        if signature in self._seen:
+        mark = int(signature[:_MARK], 16)
+        if mark in self._seen or mark in self._seen_before:
             raise WireError(f"duplicate signature {signature!r}")
-        self._seen.add(signature)
-        self._seen_order.append(signature)
-        if len(self._seen_order) > _HISTORY:
-            self._seen.discard(self._seen_order.popleft())
+        self._seen.add(mark)
+        if len(self._seen) >= _HISTORY:
+            self._seen_before, self._seen = self._seen, set()
 
     def build(
         self,
@@ -185,8 +316,8 @@ class Wire:
         content: bytes,
         parent: bytes = b"{}",
         metadata: bytes = b"{}",
-        buffers: Sequence[bytes] = (),
-    ) -> list[bytes]:
+        buffers: Sequence[Buffer] = (),
+    ) -> list[Buffer]:
         """The frames of a message.
 
         Args:
@@ -197,9 +328,9 @@ class Wire:
             metadata: Its metadata as JSON.
             buffers: Raw bytes beside the content.
         """
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         header = (
-            f'{self._head}{next(self._numbers)}{self._tail}{message_type}", "date": "{now}"}}'
+            f'{self._head}{next(self._numbers)}{self._tail}{message_type}", "date": "{now()}"}}'
         ).encode()
         signed = (header, parent, metadata, content)
-        return [*prefix, _DELIMITER, self._sign(signed), *signed, *buffers]
+        signature = b"" if self._sign is None else self._sign(signed)
+        return [*prefix, _DELIMITER, signature, *signed, *buffers]

@@ -20,12 +20,18 @@ import sys
 import time
 from enum import StrEnum
 from itertools import count
+from types import UnionType
 from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_origin
 
 from pyrepl_kernel.errors import InvalidField, MissingField, UnknownMessageType
 
 __all__ = [
+    "CONTROL_SHELL",
     "WARMUP_MARK",
+    "Buffer",
+    "CheckpointListMessage",
+    "CheckpointMessage",
+    "CheckpointReplyMessage",
     "CommInfoMessage",
     "CommInfoReplyMessage",
     "CommMessage",
@@ -37,9 +43,13 @@ __all__ = [
     "DisplayMessage",
     "ErrorMessage",
     "ExecuteMessage",
+    "FrozenMessage",
+    "HandOverMessage",
+    "HandlersMessage",
     "HeartbeatMessage",
     "HistoryMessage",
     "HistoryReplyMessage",
+    "ImportsMessage",
     "InputMessage",
     "InputResponseMessage",
     "InspectMessage",
@@ -47,17 +57,31 @@ __all__ = [
     "InterruptMessage",
     "IsCompleteMessage",
     "IsCompleteReplyMessage",
+    "LeashReplyMessage",
+    "LimitMessage",
     "Message",
     "MessageType",
     "OutputMessage",
     "ReadyMessage",
     "ReceptiveMessage",
+    "RequestMessage",
     "ResetMessage",
+    "RestoreMessage",
     "ResultMessage",
+    "RetireMessage",
+    "SendMessage",
     "ShutdownMessage",
     "StartMessage",
+    "StatusMessage",
+    "SubshellMessage",
+    "SubshellReplyMessage",
+    "SwapMessage",
     "message_from_map",
 ]
+
+
+Buffer = bytes | memoryview
+"""Raw bytes; large ones are views of the frame in which they came."""
 
 
 class MessageType(StrEnum):
@@ -88,9 +112,32 @@ class MessageType(StrEnum):
     COMM_INFO = "comm_info"
     COMM_INFO_REPLY = "comm_info_reply"
     RECEPTIVE = "receptive"
+    LIMIT = "limit"
+    CHECKPOINT = "checkpoint"
+    CHECKPOINT_REPLY = "checkpoint_reply"
+    CHECKPOINT_LIST = "checkpoint_list"
+    FROZEN = "frozen"
+    RESTORE = "restore"
+    DROP = "drop"
+    IMPORTS = "imports"
+    STATUS = "status"
     DEBUG = "debug"
     DEBUG_REPLY = "debug_reply"
     DEBUG_EVENT = "debug_event"
+    HANDLERS = "handlers"
+    REQUEST = "request"
+    SEND = "send"
+    SUBSHELL = "subshell"
+    SUBSHELL_REPLY = "subshell_reply"
+    HAND_OVER = "hand_over"
+    TEMPLATE = "template"
+    WARM = "warm"
+    FORK = "fork"
+    FORKED = "forked"
+    EXITED = "exited"
+    RETIRE = "retire"
+    SWAP = "swap"
+    LEASH_REPLY = "leash_reply"
 
 
 class _IdSource:
@@ -129,7 +176,8 @@ class _Field:
             sorted("None" if t is type(None) else t.__name__ for t in types)
         )
         if self.item is not None:
-            self.expected += f" of {self.item.__name__}"
+            items = get_args(self.item) or (self.item,)
+            self.expected += f" of {' or '.join(item.__name__ for item in items)}"
 
     def holds(self, container: Any) -> bool:
         """Whether all that a list or dict contains is of the type that the field promises."""
@@ -156,11 +204,11 @@ def _accepted_types(annotation: Any) -> tuple[type, ...]:
     return tuple(t for arm in get_args(annotation) for t in _accepted_types(arm))
 
 
-def _item_type(annotation: Any) -> type | None:
+def _item_type(annotation: Any) -> type | UnionType | None:
     """What a ``list[str]`` or ``dict[str, str]`` contains; None when that may be anything."""
     for arm in (annotation, *get_args(annotation)):
         if get_origin(arm) in (list, dict) and get_args(arm)[-1] is not Any:
-            item: type = get_args(arm)[-1]
+            item: type | UnionType = get_args(arm)[-1]
             return item
     return None
 
@@ -195,6 +243,7 @@ class Message(_Typed):
     timestamp: float = _keyword_field(default=0.0, kw_only=True)
 
     _fields: ClassVar[tuple[_Field, ...]] = ()
+    _kind: ClassVar[str] = ""  # the type's value, for an enum's members are slow to give theirs
 
     def __init_subclass__(cls) -> None:
         annotations = inspect.get_annotations(cls)
@@ -208,12 +257,12 @@ class Message(_Typed):
         fields.append(_Field("id", str, _REQUIRED))
         fields.append(_Field("timestamp", float, _REQUIRED))
         cls._fields = tuple(fields)
-        _CLASSES[cls.type.value] = cls
+        cls._kind = cls.type.value
+        _CLASSES[cls._kind] = cls
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kind = self.type.value
-        given_type = kwargs.pop("type", kind)
-        if given_type != kind:
+        kind = self._kind
+        if "type" in kwargs and (given_type := kwargs.pop("type")) != kind:
             raise InvalidField(kind, "type", given_type, repr(kind))
         fields = self._fields
         if len(args) > len(fields):
@@ -255,7 +304,7 @@ class Message(_Typed):
 
     def to_map(self) -> dict[str, Any]:
         """The message as the map that travels; ``type`` comes first."""
-        return {"type": self.type.value, **self.__dict__}
+        return {"type": self._kind, **self.__dict__}
 
     @classmethod
     def from_map(cls, values: dict[str, Any]) -> Self:
@@ -316,16 +365,41 @@ def message_from_map(values: dict[str, Any]) -> Message:
 class StartMessage(Message):
     """Session → worker, first of all: who you are, and where you work.
 
-    ``cwd`` and ``env`` are applied by the worker itself, so that a spare that was started long
-    before takes over the directory and environment of the one who asked for it.
+    ``cwd`` and ``env`` are applied by the worker itself: a forked one has those of its template.
+
+    Args:
+        session_id: The session.
+        cwd: The working directory; None to stay.
+        env: Environment variables.
+        env_is_whole: Whether there are to be no others.
+        options: See ``worker.start``.
+        max_frame_size: Largest frame body either way, in bytes.
     """
 
     type = MessageType.START
     session_id: str
     cwd: str | None = None
     env: dict[str, str] | None = None
+    env_is_whole: bool = False
     options: dict[str, Any] = {}
     max_frame_size: int = 256 * 1024 * 1024
+
+
+class HandOverMessage(Message):
+    """Session → worker: from the next execution on you work elsewhere, or for somebody else.
+
+    Args:
+        cwd: The working directory; None to stay.
+        env: The whole environment, as it would be without the warmup; None to keep what is there.
+        variables: Environment variables on top of all others.
+        options: As in the start message; only those that change.
+    """
+
+    type = MessageType.HAND_OVER
+    cwd: str | None = None
+    env: dict[str, str] | None = None
+    variables: dict[str, str] = {}
+    options: dict[str, Any] = {}
 
 
 class ReadyMessage(Message):
@@ -340,6 +414,41 @@ class InterruptMessage(Message):
     """Session → worker: stop what awaits. SIGINT goes with it, where a signal can."""
 
     type = MessageType.INTERRUPT
+    execution_id: str = ""
+
+
+class LimitMessage(Message):
+    """Worker → session: the user's code changes what cells may use, and asks what they may.
+
+    Args:
+        changes: Fields of the session's ``Limits``, and their new values.
+    """
+
+    type = MessageType.LIMIT
+    changes: dict[str, Any] = {}
+    execution_id: str = ""
+
+
+class ImportsMessage(Message):
+    """Worker → session: what the user's code has imported so far, of what is installed.
+
+    Args:
+        names: The modules, in the order in which they are to be imported again; those that the
+            worker's warmup has imported among them.
+        variables: Environment variables that the user's code has changed.
+        is_warm: Whether the worker's warmup had imported any.
+    """
+
+    type = MessageType.IMPORTS
+    names: list[str] = []
+    variables: list[str] = []
+    is_warm: bool = False
+
+
+class StatusMessage(Message):
+    """Worker → session: the user's code wants to see how its kernel is."""
+
+    type = MessageType.STATUS
     execution_id: str = ""
 
 
@@ -427,7 +536,7 @@ class DisplayMessage(Message):
     transient: dict[str, Any] = {}
     wait: bool = False
     execution_count: int | None = None
-    buffers: list[bytes] = []
+    buffers: list[Buffer] = []
     execution_id: str = ""
 
 
@@ -481,6 +590,88 @@ class ResultMessage(Message):
     evalue: str = ""
     traceback: list[str] = []
     next_count: int = 1
+
+
+# ------------------------------------------------------------ checkpoints
+
+
+class CheckpointMessage(Message):
+    """Session → worker: freeze a fork of yourself, in order with the executions."""
+
+    type = MessageType.CHECKPOINT
+    name: str
+
+
+class CheckpointReplyMessage(Message):
+    """Worker → session: it was done (a ``FrozenMessage`` tells more), or why not."""
+
+    type = MessageType.CHECKPOINT_REPLY
+    request_id: str
+    error: str = ""
+
+
+class RestoreMessage(Message):
+    """Worker → session, just before a result: go back to a checkpoint, then end the execution.
+
+    Args:
+        execution_id: Whose result it is.
+        name: The checkpoint's name, or its key.
+    """
+
+    type = MessageType.RESTORE
+    execution_id: str
+    name: str
+
+
+class DropMessage(Message):
+    """Worker → session: a checkpoint that was taken for one cell is not needed any more.
+
+    Args:
+        key: Which.
+    """
+
+    type = MessageType.DROP
+    key: str
+
+
+class CheckpointListMessage(Message):
+    """Worker → session, in a cell: which checkpoints are there? And the same back.
+
+    Args:
+        request_id: With the answer: the question's id.
+        items: With the answer: ``name``, ``execution_count``, ``cell``, ``taken_at`` (seconds since
+            the epoch), ``memory`` (bytes, proportional share), ``left`` and ``is_automatic`` of
+            each, the oldest first.
+    """
+
+    type = MessageType.CHECKPOINT_LIST
+    request_id: str = ""
+    items: list[Any] = []
+
+
+class FrozenMessage(Message):
+    """Worker → session, with the socket by which a new checkpoint serves forks.
+
+    Args:
+        name: Its name.
+        pid: Its process.
+        is_automatic: Whether the worker took it by itself, and the next one replaces it.
+        is_for_cell: Whether it is there for the cell that begins, and is given up with its end.
+        execution_count: The number of the last cell before it.
+        cell: That cell's first line.
+        left: What is open in it and will not be as it was: files, connections, ..., as clauses.
+        seconds: How long it kept the worker.
+    """
+
+    type = MessageType.FROZEN
+    name: str
+    pid: int
+    is_automatic: bool = False
+    is_for_cell: bool = False
+    execution_count: int = 0
+    cell: str = ""
+    left: list[str] = []
+    seconds: float = 0.0
 
 
 # ----------------------------------------------------- requests and replies
@@ -579,7 +770,7 @@ class CommMessage(Message):
     comm_id: str
     data: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    buffers: list[bytes] = []
+    buffers: list[Buffer] = []
     content: dict[str, Any] = {}
     parent: dict[str, Any] = {}
     execution_id: str = ""
@@ -598,6 +789,91 @@ class CommInfoReplyMessage(Message):
     type = MessageType.COMM_INFO_REPLY
     request_id: str
     content: dict[str, Any] = {}
+
+
+# ----------------------------------------- message types of the user's own
+
+
+class HandlersMessage(Message):
+    """Worker → session: these types of requests have a handler of the user's.
+
+    Args:
+        channel: ``shell`` or ``control``.
+        msg_types: All of that channel's; they take the place of those said before.
+    """
+
+    type = MessageType.HANDLERS
+    channel: str
+    msg_types: list[str] = []
+
+
+class RequestMessage(Message):
+    """Session → worker: a request for such a handler. It is an execution, as a comm message is.
+
+    Args:
+        channel: ``shell`` or ``control``.
+        msg_type: Its Jupyter type.
+        identities: zmq's routing prefix, as handlers get it.
+        parent: Its Jupyter header.
+    """
+
+    type = MessageType.REQUEST
+    channel: str
+    msg_type: str
+    content: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    buffers: list[Buffer] = []
+    identities: list[bytes] = []
+    parent: dict[str, Any] = {}
+
+
+class SendMessage(Message):
+    """Worker → session: send a Jupyter message of any type.
+
+    Args:
+        channel: ``iopub``, ``shell``, ``control`` or ``stdin``.
+        msg_type: Its Jupyter type.
+        identities: To whom; nobody where it is for all (iopub), or for who sent the request.
+        execution_id: What it refers to.
+    """
+
+    type = MessageType.SEND
+    channel: str
+    msg_type: str
+    content: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    buffers: list[Buffer] = []
+    identities: list[bytes] = []
+    execution_id: str = ""
+
+
+# ----------------------------------------------------------------- subshells
+
+CONTROL_SHELL = "control"
+"""Id of the subshell that serves what handlers of the user's have on the control channel."""
+
+
+class SubshellMessage(Message):
+    """Session → worker, on the debugger's socket, which is heard while a cell runs.
+
+    Args:
+        subshell_id: The subshell.
+        action: ``create``, ``delete``, or ``deliver``: pass a message on to it.
+        message: With ``deliver``: the message, as its map.
+    """
+
+    type = MessageType.SUBSHELL
+    subshell_id: str
+    action: str = "deliver"
+    message: dict[str, Any] = {}
+
+
+class SubshellReplyMessage(Message):
+    """Worker → session, on the protocol's socket: a subshell was created, or has ended."""
+
+    type = MessageType.SUBSHELL_REPLY
+    request_id: str
+    error: str = ""
 
 
 # ------------------------------------------------------------------ debugger
@@ -639,3 +915,46 @@ class ReceptiveMessage(Message):
 
     type = MessageType.RECEPTIVE
     execution_id: str
+
+
+# ------------------------------------------- between provisioner and kernel process
+
+
+class RetireMessage(Message):
+    """Provisioner → kernel process: end the worker, and wait for a ``SwapMessage``.
+
+    Args:
+        kill: End it at once; else its exit handlers run, and a ``shutdown_request`` is on its way
+            on the control channel, which the answer waits for.
+    """
+
+    type = MessageType.RETIRE
+    kill: bool = False
+
+
+class SwapMessage(Message):
+    """Provisioner → kernel process: go on with a new worker.
+
+    Args:
+        cwd: Its working directory.
+        env: Environment variables that have changed since the last time.
+        unset: Names of those that are gone.
+    """
+
+    type = MessageType.SWAP
+    cwd: str
+    env: dict[str, str] = {}
+    unset: list[str] = []
+
+
+class LeashReplyMessage(Message):
+    """Kernel process → provisioner: it is done; or, the first, that the kernel process is up.
+
+    Args:
+        request_id: What is answered; empty in the first.
+        error: Why it was not done; empty when it was.
+    """
+
+    type = MessageType.LEASH_REPLY
+    request_id: str = ""
+    error: str = ""

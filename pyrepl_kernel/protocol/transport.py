@@ -1,7 +1,7 @@
 """Streams that carry messages, on asyncio.
 
     source ──read()──▶ FrameReader ──sink(message)──▶ queue ──receive()──▶ whoever waits
-                       one task,                      (or a sink of the owner's own)
+             or pour() one task,                      (or a sink of the owner's own)
                        the whole life long
 
     send(message) ──▶ FrameWriter ──write()──▶ destination
@@ -20,17 +20,18 @@ import socket
 import termios
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from pyrepl_kernel.errors import ProtocolError, TransportClosed, TransportNotStarted
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_message
-from pyrepl_kernel.protocol.messages import Message
+from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_parts
+from pyrepl_kernel.protocol.messages import Buffer, Message
 
 __all__ = ["FrameReader", "FrameWriter", "MessageTransport", "PipeTransport", "SocketStream"]
 
 log = logging.getLogger("pyrepl_kernel.protocol")
 
-_CHUNK = 128 * 1024
+_CHUNK = 64 * 1024  # larger ones are fetched from the system and given back each time
+_LARGE_CHUNK = 1024 * 1024  # where the bytes need no memory but their own
 _HIGH_WATER = 1024 * 1024
 
 Sink = Callable[[Message], None]
@@ -44,10 +45,22 @@ class ByteSource(Protocol):
         ...
 
 
+@runtime_checkable
+class ByteSpring(Protocol):
+    """What a reader likes better: a source that hands over bytes the moment they are there."""
+
+    async def pour(self, decoder: FrameDecoder, on_bytes: Callable[[], None], /) -> None:
+        """Put bytes into ``decoder`` and call ``on_bytes``, again and again, until the end.
+
+        What ``on_bytes`` raises ends it, and is raised here.
+        """
+        ...
+
+
 class ByteDestination(Protocol):
     """What a writer needs: an ``asyncio.StreamWriter`` has it."""
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: Buffer, /) -> None:
         """Take bytes to send."""
         ...
 
@@ -73,7 +86,7 @@ class FrameReader:
 
     def __init__(
         self,
-        source: ByteSource,
+        source: ByteSource | ByteSpring,
         sink: Sink,
         on_end: Callable[[Exception | None], None],
         *,
@@ -100,12 +113,14 @@ class FrameReader:
 
     async def _run(self) -> None:
         error: Exception | None = None
-        decoder = self._decoder
+        source, decoder = self._source, self._decoder
         try:
-            while data := await self._source.read(_CHUNK):
-                decoder.feed(data)
-                while (message := decoder.next_message()) is not None:
-                    self._sink(message)
+            if isinstance(source, ByteSpring):
+                await source.pour(decoder, self._give)
+            else:
+                while data := await source.read(_CHUNK):
+                    decoder.feed(data)
+                    self._give()
             decoder.finish()
         except (ProtocolError, OSError) as problem:
             error = problem
@@ -116,6 +131,11 @@ class FrameReader:
         finally:
             # Cancelled too, as all tasks are when an event loop is wound up.
             self._on_end(error)
+
+    def _give(self) -> None:
+        next_message, sink = self._decoder.next_message, self._sink
+        while (message := next_message()) is not None:
+            sink(message)
 
 
 class FrameWriter:
@@ -139,7 +159,8 @@ class FrameWriter:
             FrameTooLarge: Nothing was sent.
             TypeError: The message holds what no frame can carry; nothing was sent.
         """
-        self._destination.write(encode_message(message, self._max))
+        for part in encode_parts(message, self._max):
+            self._destination.write(part)
 
     async def drain(self) -> None:
         """Wait until the stream has room again."""
@@ -163,7 +184,7 @@ class MessageTransport:
 
     def __init__(
         self,
-        reader: ByteSource,
+        reader: ByteSource | ByteSpring,
         writer: ByteDestination,
         *,
         sink: Sink | None = None,
@@ -264,18 +285,19 @@ class SocketStream:
     """A non-blocking socket (or socket pair's end) as source and destination of bytes.
 
     Reads and writes go to the socket at once when it is ready, without a detour over a buffer of
-    the event loop's. ``finish()`` lets a reader have what is in the socket and then the end, even
-    if somebody else still holds the other end open: a child that the dead worker left behind.
+    the event loop's, nor over a task that would have to be woken for each read. ``finish()`` lets
+    a reader have what is in the socket and then the end, even if somebody else still holds the
+    other end open: a child that the dead worker left behind.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._arrival: asyncio.Future[bytes] | None = None
-        self._want = 0
-        self._finishing = False
-        self._left = 0
+        self._decoder = FrameDecoder()
+        self._on_bytes: Callable[[], None] = lambda: None
+        self._end: asyncio.Future[None] | None = None  # of a reading that has begun
+        self._left = -1  # bytes that a dead peer has left in the socket; -1 while it lives
         self._closed = False
         self._unsent: deque[memoryview] = deque()
         self._unsent_size = 0
@@ -285,27 +307,43 @@ class SocketStream:
 
     # -- reading
 
-    async def read(self, n: int, /) -> bytes:
-        """At least one byte and at most ``n``; nothing at the end of the stream."""
-        if self._finishing or self._closed:
-            return self._receive(n) or b""
-        self._arrival = self._loop.create_future()
-        self._want = n
-        self._watch()
-        return await self._arrival
-
-    def _receive(self, n: int) -> bytes | None:
-        """What the socket holds: None for nothing now, empty for the end."""
+    async def pour(self, decoder: FrameDecoder, on_bytes: Callable[[], None], /) -> None:
+        """Put what comes into the decoder and call ``on_bytes``, until the end of the stream."""
+        self._decoder = decoder
+        self._on_bytes = on_bytes
+        self._end = self._loop.create_future()
         if self._closed:
-            return b""
+            return
+        if self._left >= 0:
+            self._loop.call_soon(self._read_rest)
+        else:
+            self._watch()
         try:
-            data = self._sock.recv(min(n, self._left) if self._finishing else n)
+            await self._end
+        finally:
+            self._unwatch()
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._end is not None and not self._end.done()
+
+    def _read(self, limit: int = _CHUNK) -> int:
+        """Read once, at most ``limit`` bytes: how many there were, -1 for nothing now."""
+        if self._closed:
+            return 0
+        room = self._decoder.room()
+        try:
+            if room is not None:
+                size = self._sock.recv_into(room, min(len(room), max(limit, _LARGE_CHUNK)))
+                self._decoder.filled(size)
+                return size
+            data = self._sock.recv(limit)
         except (BlockingIOError, InterruptedError):
-            return None
+            return -1
         except OSError:
-            return b""
-        self._left -= len(data)
-        return data
+            return 0
+        self._decoder.feed(data)
+        return len(data)
 
     def _watch(self) -> None:
         if not (self._watching or self._paused or self._closed):
@@ -318,11 +356,37 @@ class SocketStream:
             self._watching = False
 
     def _on_readable(self) -> None:
-        if self._arrival is None or self._arrival.done():
-            # The reader is at work with what came before; it watches again when it wants more.
+        if not self._is_reading:
             self._unwatch()
-        elif (data := self._receive(self._want)) is not None:
-            self._arrival.set_result(data)
+        elif (size := self._read()) == 0:
+            self._stop()
+        elif size > 0:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        try:
+            self._on_bytes()
+        except Exception as error:
+            self._stop(error)
+
+    def _stop(self, error: Exception | None = None) -> None:
+        """The reading has come to its end."""
+        self._unwatch()
+        if self._end is None or self._end.done():
+            return
+        if error is None:
+            self._end.set_result(None)
+        else:
+            self._end.set_exception(error)
+
+    def _read_rest(self) -> None:
+        """Read what a dead peer has left, and no more."""
+        while self._is_reading and self._left > 0:
+            if (size := self._read(min(self._left, _CHUNK))) <= 0:
+                break
+            self._left -= size
+            self._hand_over()
+        self._stop()
 
     def pause_reading(self) -> None:
         """Take nothing more from the socket until ``resume_reading``: the peer has to wait."""
@@ -332,25 +396,25 @@ class SocketStream:
     def resume_reading(self) -> None:
         """Go on reading."""
         self._paused = False
-        if self._arrival is not None and not self._arrival.done():
+        if self._is_reading and self._left < 0:
             self._watch()
 
     def finish(self) -> None:
-        """The peer is dead: after what has arrived, ``read`` gives the end of the stream."""
-        if self._finishing or self._closed:
+        """The peer is dead: what has arrived is still handed over, and then comes the end."""
+        if self._left >= 0 or self._closed:
             return
         waiting = array.array("i", [0])
         fcntl.ioctl(self._sock, termios.FIONREAD, waiting)
         # And no more than that: a child of the peer's may go on writing for ever.
         self._left = waiting[0]
-        self._finishing = True
         self._paused = False
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(self._receive(self._want) or b"")
+        self._unwatch()
+        if self._is_reading:
+            self._loop.call_soon(self._read_rest)
 
     # -- writing
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: Buffer, /) -> None:
         """Send bytes now as far as the socket takes them, and the rest when it can."""
         if self._closed:
             return
@@ -411,8 +475,7 @@ class SocketStream:
             self._unsent.clear()
             self._unsent_size = 0
         self._sock.close()
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(b"")
+        self._stop()
         self._wake_writer()
 
 

@@ -1,5 +1,8 @@
 """The debugger's way to a worker: a socket of its own, which is heard while a cell runs.
 
+What goes to subshells takes it too; their answers come by the protocol's socket, in order with
+all other output.
+
 request() ──▶ future per request ──▶ PipeTransport ──▶ worker's descriptor 5
                      ▲                    │
                      └── DebugReply ◀─────┤
@@ -11,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from pyrepl_kernel.errors import ProtocolError, TransportClosed
 from pyrepl_kernel.protocol.messages import (
@@ -22,6 +23,7 @@ from pyrepl_kernel.protocol.messages import (
     Message,
 )
 from pyrepl_kernel.protocol.transport import PipeTransport
+from pyrepl_kernel.session.replies import Replies
 
 __all__ = ["DebugLink"]
 
@@ -49,7 +51,7 @@ class DebugLink:
         self._on_broken = on_broken
         self._max_frame_size = max_frame_size
         self._transport: PipeTransport | None = None
-        self._replies: dict[str, asyncio.Future[DebugReplyMessage]] = {}
+        self._replies = Replies()
 
     def request(self, message: DebugMessage) -> asyncio.Future[DebugReplyMessage]:
         """Send a request; the future gets its reply.
@@ -59,6 +61,11 @@ class DebugLink:
             FrameTooLarge: The request is too large; nothing was sent.
             TypeError: The request holds what no message can carry.
         """
+        self.send(message)
+        return self._replies.expect(message.id)
+
+    def send(self, message: Message) -> None:
+        """Send a message that is not answered here; errors as ``request``."""
         if self._transport is None:
             self._transport = PipeTransport(
                 self._socket,
@@ -68,21 +75,12 @@ class DebugLink:
             )
             self._transport.start_now()
         self._transport.send_nowait(message)
-        future: asyncio.Future[DebugReplyMessage] = asyncio.get_running_loop().create_future()
-        self._replies[message.id] = future
-        future.add_done_callback(partial(self._forget, message.id))
-        return future
-
-    def _forget(self, request_id: str, _future: asyncio.Future[Any]) -> None:
-        self._replies.pop(request_id, None)
 
     def _route(self, message: Message) -> None:
         if isinstance(message, DebugEventMessage):
             self._on_event(message)
         elif isinstance(message, DebugReplyMessage):
-            future = self._replies.get(message.request_id)
-            if future is not None and not future.done():
-                future.set_result(message)
+            self._replies.arrive(message.request_id, message)
         else:
             raise ProtocolError(f"a worker's debugger may not send {message.type} messages")
 
@@ -93,11 +91,7 @@ class DebugLink:
 
     def fail(self, error: Exception) -> None:
         """End all requests that wait, with the same error."""
-        for future in list(self._replies.values()):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # seen; whoever waits still gets it
-        self._replies.clear()
+        self._replies.fail(error)
 
     def close(self) -> None:
         """The worker is gone."""

@@ -15,8 +15,10 @@ from pyrepl_kernel.protocol.messages import (
     ExecuteMessage,
     Message,
     OutputMessage,
+    RequestMessage,
     ResultMessage,
 )
+from pyrepl_kernel.session.output_limit import OutputLimit
 
 __all__ = ["Execution", "Inbox", "Outcome"]
 
@@ -24,20 +26,28 @@ End = Callable[[ResultMessage | Exception], None]
 
 
 class Execution:
-    """One cell (or comm message) on its way through a session.
+    """One cell (or comm message, or request of the user's own type) on its way through a session.
 
     Args:
         message: What the worker is to execute.
         on_message: Called with each message of this execution, the result not among them.
         on_end: Called exactly once: with the result, or with the error that came instead.
-        on_begin: Called when it is its turn, just before it is sent to the worker.
+        on_begin: Called when it is its turn, before any of its messages.
     """
 
-    __slots__ = ("_on_begin", "_on_end", "_on_message", "is_done", "is_sent", "message")
+    __slots__ = (
+        "_on_begin",
+        "_on_end",
+        "_on_message",
+        "is_done",
+        "is_sent",
+        "message",
+        "output_limit",
+    )
 
     def __init__(
         self,
-        message: ExecuteMessage | CommMessage,
+        message: ExecuteMessage | CommMessage | RequestMessage,
         on_message: Callable[[Message], None],
         on_end: End,
         on_begin: Callable[[], None] | None = None,
@@ -48,6 +58,7 @@ class Execution:
         self._on_end: End | None = on_end
         self.is_sent = False
         self.is_done = False
+        self.output_limit: OutputLimit | None = None
 
     @property
     def id(self) -> str:
@@ -61,14 +72,24 @@ class Execution:
 
     def deliver(self, message: Message) -> None:
         """A message of this execution has arrived."""
-        if self._on_message is not None:
+        if self._on_message is None:
+            return
+        if self.output_limit is None:
             self._on_message(message)
+            return
+        for admitted in self.output_limit.admit(message):
+            self._on_message(admitted)
 
     def end(self, result: ResultMessage | Exception) -> None:
         """It is over; only the first call counts."""
         if self.is_done:
             return
         self.is_done = True
+        if self.output_limit is not None:
+            for message in self.output_limit.flush():
+                if self._on_message is not None:
+                    self._on_message(message)
+            self.output_limit.close()
         if self._on_end is not None:
             self._on_end(result)
 
@@ -158,7 +179,7 @@ def _size_of(message: Message) -> int:
         return len(message.data)
     if isinstance(message, (DisplayMessage, CommMessage)):
         values = [*message.data.values(), *message.buffers]
-        return sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        return sum(len(value) for value in values if isinstance(value, (str, bytes, memoryview)))
     return 0
 
 

@@ -21,9 +21,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from itertools import count
@@ -37,9 +40,12 @@ from pyrepl_kernel.errors import (
     StartError,
     WorkerDied,
 )
+from pyrepl_kernel.protocol.forking import TemplateMessage
 from pyrepl_kernel.session.pool_config import PoolConfig, PoolStats, check_seconds, config_from
 from pyrepl_kernel.session.roster import Member, Place, Roster, Waiter
 from pyrepl_kernel.session.session import Session, SessionConfig
+from pyrepl_kernel.session.template import IS_SUPPORTED, PrivateTemplate
+from pyrepl_kernel.session.workers import Forking, Spawning, Workers
 
 __all__ = ["PoolConfig", "PoolStats", "SessionPool"]
 
@@ -63,6 +69,7 @@ class SessionPool:
 
     Args:
         config: All settings in one; or instead of it
+        workers: What makes the workers; as the configuration says when not given.
         **options: fields of ``PoolConfig`` by name, where ``min_size`` and ``max_size`` are other
             names of ``min_idle`` and ``max_sessions``.
 
@@ -76,7 +83,9 @@ class SessionPool:
         ...         outcome = await session.run("json.dumps([1, 2])")
     """
 
-    def __init__(self, config: PoolConfig | None = None, **options: Any) -> None:
+    def __init__(
+        self, config: PoolConfig | None = None, *, workers: Workers | None = None, **options: Any
+    ) -> None:
         self._config = config_from(config, options)
         self.pool_id = f"pool-{next(_numbers)}"
         self._state = _State.NEW
@@ -85,6 +94,9 @@ class SessionPool:
         self._timer: asyncio.TimerHandle | None = None
         # Ended by stop() while in use; their users may still give them back.
         self._revoked: weakref.WeakSet[Session] = weakref.WeakSet()
+        # Handed over with another directory or environment than the pool's.
+        self._moved: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._workers = workers or self._make_workers()
 
     def __repr__(self) -> str:
         return f"<SessionPool {self.pool_id} {self._state}: {self._roster}>"
@@ -96,7 +108,10 @@ class SessionPool:
 
     def stats(self) -> PoolStats:
         """The pool's numbers at this moment."""
-        return self._roster.stats()
+        method, reason, advice = self._workers.method
+        return replace(
+            self._roster.stats(), start_method=method, start_reason=reason, start_advice=advice
+        )
 
     # ------------------------------------------------------- starting, stopping
 
@@ -124,6 +139,21 @@ class SessionPool:
         self._check_open()
         self._roster.is_filling = True
         self._turn()
+
+    def empty(self) -> None:
+        """Keep no sessions ready any more: end those that are; those in use stay."""
+        self._roster.is_filling = False
+        for member in list(self._roster.members.values()):
+            if member.place is Place.STARTING and not self._roster.waiting:
+                assert member.task is not None
+                member.task.cancel()  # start() ends the process by itself then
+            elif member.place is Place.IDLE:
+                self._retire(member, "none is to be kept")
+
+    @property
+    def idle(self) -> list[Session]:
+        """The sessions that are ready and that nobody has."""
+        return [m.session for m in self._roster.members.values() if m.place is Place.IDLE]
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until ``min_idle`` sessions are ready at once; implies ``fill``.
@@ -167,6 +197,7 @@ class SessionPool:
         if self._tasks:
             names = ", ".join(sorted(task.get_name() for task in self._tasks))
             log.error("%s: stopped, but this did not end in time: %s", self.pool_id, names)
+        await self._workers.end()
 
     def _close(self) -> None:
         log.debug("%s: stopping: %s", self.pool_id, self._roster)
@@ -203,15 +234,24 @@ class SessionPool:
     async def session(
         self,
         timeout: float | None = None,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Session]:
         """A session for the time of an ``async with``; arguments and errors as ``acquire``."""
-        session = await self.acquire(timeout)
+        session = await self.acquire(timeout, cwd=cwd, env=env)
         try:
             yield session
         finally:
             await self.release(session)
 
-    async def acquire(self, timeout: float | None = None) -> Session:
+    async def acquire(
+        self,
+        timeout: float | None = None,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Session:
         """Get a session that is ready and that nobody else has; ``release`` gives it back.
 
         Callers are served in the order in which they came. When no session is idle and there is
@@ -219,8 +259,11 @@ class SessionPool:
 
         Args:
             timeout: Seconds to wait at most; ``acquire_timeout`` when not given.
+            cwd: Where its cells are to run; as the pool's when not given.
+            env: Environment variables for its cells, on top of the pool's.
 
         Raises:
+            NotADirectoryError: ``cwd`` is no directory.
             PoolTimeout: No session became free in time.
             PoolExhausted: ``max_waiting`` callers wait already.
             PoolClosed: The pool is not started, or was stopped meanwhile.
@@ -228,6 +271,15 @@ class SessionPool:
                 ``WarmupError``, or ``WorkerDied`` when a worker ended in its warmup.
         """
         check_seconds("timeout", timeout)
+        if cwd is not None and not os.path.isdir(cwd):
+            raise NotADirectoryError(f"cwd {os.fspath(cwd)!r} is no directory")
+        session = await self._acquire(timeout)
+        if cwd is not None or env:
+            session.hand_over(cwd=cwd, variables=env)
+            self._moved.add(session)
+        return session
+
+    async def _acquire(self, timeout: float | None) -> Session:
         self._check_open()
         roster, most = self._roster, self._config.max_waiting
         if most is not None and roster.waiting >= most and not roster.count(Place.IDLE):
@@ -354,6 +406,22 @@ class SessionPool:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _make_workers(self) -> Workers:
+        """What makes the workers."""
+        config = self._config
+        if config.start_method == "spawn":
+            return Spawning("start_method is spawn")
+        if not IS_SUPPORTED:
+            return Spawning(f"workers are not forked on {sys.platform}")
+        session_config = config.session_config or SessionConfig()
+        order = TemplateMessage(
+            cwd=os.path.abspath(config.cwd or os.getcwd()),
+            warmup=config.warmup_code or "",
+            ipython=session_config.options.get("ipython"),
+        )
+        template = PrivateTemplate(order, config.python, os.environ | dict(config.env or {}))
+        return Forking(template)
+
     def _make_session(self) -> Session:
         """Make a session that is still to be started; the one place to make other ones."""
         config = self._config
@@ -376,7 +444,8 @@ class SessionPool:
         member = self._roster.add(session)
         self._listen_to(member)
         name = f"start {session.session_id}"
-        member.task = self._run(session.start(), name, partial(self._on_started, member))
+        work = self._workers.start(session)
+        member.task = self._run(work, name, partial(self._on_started, member))
 
     def _on_started(self, member: Member, task: asyncio.Task[None]) -> None:
         session = member.session
@@ -423,6 +492,14 @@ class SessionPool:
     async def _reset_in_time(self, session: Session) -> None:
         async with asyncio.timeout(self._config.answer_timeout):
             await session.reset()
+        if session not in self._moved:
+            return
+        self._moved.discard(session)
+        config = self._config
+        session.hand_over(
+            cwd=os.getcwd() if config.cwd is None else config.cwd,
+            env=os.environ | dict(config.env or {}),
+        )
 
     def _on_reset(self, member: Member, task: asyncio.Task[None]) -> None:
         if task.cancelled():

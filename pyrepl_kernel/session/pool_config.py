@@ -11,7 +11,9 @@ from typing import Any
 
 from pyrepl_kernel.session.session import SessionConfig
 
-__all__ = ["PoolConfig", "PoolStats", "check_seconds", "config_from"]
+__all__ = ["START_METHODS", "PoolConfig", "PoolStats", "check_seconds", "config_from"]
+
+START_METHODS = ("auto", "fork", "spawn")
 
 _ALIASES = {"min_size": "min_idle", "max_size": "max_sessions"}
 
@@ -42,6 +44,10 @@ class PoolConfig:
         cwd: The workers' working directory; this process's when None.
         env: Environment variables on top of this process's.
         session_config: Timeouts and limits of each session.
+        start_method: How workers are made. ``fork``: a template process runs the warmup once, and
+            they are forks of it, which takes milliseconds and shares memory. ``spawn``: each is
+            started and warmed up by itself. ``auto``: forked where that is safe. What cannot be
+            forked is spawned in any case; ``stats()`` says why.
     """
 
     min_idle: int = 2
@@ -61,6 +67,7 @@ class PoolConfig:
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str] | None = None
     session_config: SessionConfig | None = None
+    start_method: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -81,6 +88,8 @@ class PoolConfig:
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(self, name), kinds):
                 raise TypeError(_expected(name, _names(kinds), getattr(self, name)))
+        if self.start_method not in START_METHODS:
+            raise ValueError(_expected("start_method", _either(START_METHODS), self.start_method))
         if self.env is not None:
             object.__setattr__(self, "env", dict(self.env))
         if self.min_idle > self.max_sessions:
@@ -98,6 +107,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "cwd": (str, os.PathLike, type(None)),
     "env": (Mapping, type(None)),
     "session_config": (SessionConfig, type(None)),
+    "start_method": (str,),
 }
 
 
@@ -124,6 +134,10 @@ class PoolStats:
         timeouts: Callers of ``acquire`` whose time ran out.
         last_error: Why the last session did not come up, or why an idle one died; None when one
             came up after that.
+        forked: How many of those created are forks of a template.
+        start_method: How the next is made: ``fork``, ``quiesce+fork`` or ``spawn``.
+        start_reason: Why it is made so.
+        start_advice: What can be done to have it otherwise; empty when there is nothing to do.
     """
 
     idle: int
@@ -139,6 +153,10 @@ class PoolStats:
     acquired: int
     timeouts: int
     last_error: str | None
+    forked: int = 0
+    start_method: str = "spawn"
+    start_reason: str = ""
+    start_advice: str = ""
 
 
 def config_from(config: PoolConfig | None, options: Mapping[str, Any]) -> PoolConfig:
@@ -218,3 +236,7 @@ def _title(name: str) -> str:
 
 def _names(kinds: tuple[type, ...]) -> str:
     return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+
+
+def _either(values: tuple[str, ...]) -> str:
+    return ", ".join(values[:-1]) + f" or {values[-1]}"

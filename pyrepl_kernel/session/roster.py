@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
-import select
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from pyrepl_kernel.errors import SessionError, WarmupError
 from pyrepl_kernel.session.pool_config import PoolConfig, PoolStats
@@ -33,6 +32,8 @@ RETRY_FIRST = 0.5
 """Seconds of pause after a failed start, doubled with each further one."""
 RETRY_MOST = 60.0
 """The longest pause, in seconds."""
+REFILL_PAUSE = 0.1
+"""Seconds after a hand-over in which no spare is made in its place: the first cell goes first."""
 LIFETIME_JITTER = 0.1
 """How much of its ``max_lifetime`` a session may be short of, at random."""
 
@@ -132,6 +133,8 @@ class Roster:
         self._round = 0  # of failures; starts under way together fail in the same one
         self._failures = 0  # rounds since the last session that came through
         self._retry_at = -math.inf
+        self.refill_pause = REFILL_PAUSE
+        self._refill_at = -math.inf
 
     def __str__(self) -> str:
         places = Counter(member.place for member in self.members.values())
@@ -151,9 +154,9 @@ class Roster:
 
     def stats(self) -> PoolStats:
         """All numbers at this moment."""
-        places = {place.value: self.count(place) for place in Place}
-        names = ("created", "retired", "died", "failed", "acquired", "timeouts")
-        counts = {name: self.counts[name] for name in names}
+        places: dict[str, Any] = {place.value: self.count(place) for place in Place}
+        names = ("created", "retired", "died", "failed", "acquired", "timeouts", "forked")
+        counts: dict[str, Any] = {name: self.counts[name] for name in names}
         error = None if self.error is None else str(self.error)
         return PoolStats(**places, **counts, waiting=self.waiting, last_error=error)
 
@@ -171,6 +174,7 @@ class Roster:
     def came_up(self, member: Member, now: float) -> None:
         """A session has started."""
         self.counts["created"] += 1
+        self.counts["forked"] += member.session.is_forked
         if member.round == self._round:
             self.error = member.session.warmup_error
         if self.config.max_lifetime is not None:
@@ -229,7 +233,7 @@ class Roster:
         for member in self._idle():
             if now >= member.expires_at:
                 self._retire(member, "it reached its max_lifetime", plan)
-        self._serve(plan)
+        self._serve(plan, now)
         self._retire_surplus(now, plan)
         self._watch_idle(now, plan)
         plan.start = self._count_starts(now)
@@ -237,6 +241,8 @@ class Roster:
             self._refuse()
             if self._shortage() > 0:
                 plan.wake_at = min(plan.wake_at, self._retry_at)
+        elif now < self._refill_at and self._shortage() > 0:
+            plan.wake_at = min(plan.wake_at, self._refill_at)
         if self.count(Place.IDLE) >= self.config.min_idle:
             self._tell_watchers()
         return plan
@@ -255,7 +261,7 @@ class Roster:
         member.place = Place.RETIRING
         plan.retire.append((member, reason))
 
-    def _serve(self, plan: Plan) -> None:
+    def _serve(self, plan: Plan, now: float) -> None:
         # A fresh spare is as good as another, so the oldest goes. With reuse it is the newest, so
         # that those not needed get old enough to be ended.
         for member in sorted(
@@ -263,11 +269,14 @@ class Roster:
         ):
             if not self.waiters:
                 return
-            if not member.session.is_alive or _has_exited(member.session):
+            if not member.session.is_alive or member.session.has_lost_worker:
                 self.counts["died"] += 1
                 self._retire(member, "its worker is gone", plan)
             elif not self._hand_over(member):
                 return
+            elif now >= self._refill_at and member.idle_since < now:
+                # Not put off again by the next one, or there would be no spares under load.
+                self._refill_at = now + self.refill_pause
 
     def _hand_over(self, member: Member) -> bool:
         """Give a session to the first who still wants one; False when nobody does."""
@@ -316,6 +325,8 @@ class Roster:
         if self.waiting:
             # Spares would only slow down the sessions that somebody waits for.
             wanted = self.waiting - starting - self.count(Place.RESETTING)
+        elif now < self._refill_at:
+            wanted = 0
         else:
             wanted = min(self._shortage(), self.config.refill_concurrency - starting)
         if self._failures:
@@ -342,19 +353,3 @@ class Roster:
         for watcher in self.watchers:
             if not watcher.done():
                 watcher.set_exception(error)
-
-
-def _has_exited(session: Session) -> bool:
-    """Whether the worker has ended and the session has not heard of it yet."""
-    if session.pid is None or not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        fd = os.pidfd_open(session.pid)
-    except OSError:
-        return False
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
-    finally:
-        os.close(fd)

@@ -2,16 +2,16 @@
 
     execute(), run()          submit()           request()
            │                     │                   │
-           ▼                     ▼                   │
-       Inbox ◀── Execution ── queue, one at work     │ future per request
+           ▼                     ▼                   ▼
+       Inbox ◀── Execution ── Dispatch: lanes     Replies: a future each
            ▲                     │                   │
-           │               send  ▼                   ▼
-           │        ┌───────  PipeTransport  ────────────┐
-           └─route──┤  one reader, for the whole life    │◀──▶ worker's protocol socket
+           │                     ▼                   ▼
+           │        ┌──────────  WorkerLink  ────────────┐
+           └─route──┤  one reader, for the whole life    │◀──▶ worker
                     └────────────────────────────────────┘
-           ▲                OutputPipe x 2               ◀──── worker's descriptors 1 and 2
-           │                ProcessWatch                 ◀──── worker's end
-           └─ _on_text, _on_exit
+
+The main shell has a lane, and so has each subshell, whose messages go by the debugger's socket:
+it is heard while the worker's main thread runs a cell. What comes back takes the same way for all.
 
 Everything here runs on the event loop; there is no thread. What a worker wrote to its pipes
 before it sent a result is delivered before that result.
@@ -22,29 +22,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import socket
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any, Self
 
 from pyrepl_kernel.errors import (
+    CheckpointError,
+    DeathCause,
     ExecutionTimeout,
     ProtocolError,
     SessionClosed,
     SessionError,
     StartError,
+    UnknownSubshell,
     WarmupError,
     WorkerDied,
 )
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, encode_message
+from pyrepl_kernel.protocol.framing import encode_message
 from pyrepl_kernel.protocol.messages import (
+    CONTROL_SHELL,
     WARMUP_MARK,
+    CheckpointListMessage,
+    CheckpointMessage,
+    CheckpointReplyMessage,
     CommInfoReplyMessage,
     CommMessage,
     CompleteReplyMessage,
@@ -52,28 +56,46 @@ from pyrepl_kernel.protocol.messages import (
     DebugMessage,
     DebugReplyMessage,
     DisplayMessage,
+    DropMessage,
     ErrorMessage,
     ExecuteMessage,
+    HandlersMessage,
+    HandOverMessage,
     HeartbeatMessage,
     HistoryReplyMessage,
+    ImportsMessage,
     InputMessage,
     InputResponseMessage,
     InspectReplyMessage,
-    InterruptMessage,
     IsCompleteReplyMessage,
+    LimitMessage,
     Message,
     OutputMessage,
     ReadyMessage,
     ReceptiveMessage,
+    RequestMessage,
     ResetMessage,
+    RestoreMessage,
     ResultMessage,
+    SendMessage,
     ShutdownMessage,
     StartMessage,
+    StatusMessage,
+    SubshellMessage,
+    SubshellReplyMessage,
+    message_from_map,
 )
-from pyrepl_kernel.protocol.transport import PipeTransport
-from pyrepl_kernel.session.debug import DebugLink
+from pyrepl_kernel.session.checkpoints import Checkpoint, CheckpointStore
+from pyrepl_kernel.session.config import SessionConfig, SessionInfo
+from pyrepl_kernel.session.death import Evidence
+from pyrepl_kernel.session.dispatch import Dispatch
 from pyrepl_kernel.session.execution import End, Execution, Inbox, Outcome
-from pyrepl_kernel.session.process import ExitStatus, WorkerProcess
+from pyrepl_kernel.session.forked import Forked
+from pyrepl_kernel.session.guard import Force, Guard
+from pyrepl_kernel.session.lane import Lane
+from pyrepl_kernel.session.limits import Limits
+from pyrepl_kernel.session.link import WorkerLink
+from pyrepl_kernel.session.replies import Replies
 from pyrepl_kernel.session.spawn import Spawned, spawn_worker
 from pyrepl_kernel.session.states import SessionState, StateMachine
 
@@ -83,50 +105,6 @@ log = logging.getLogger("pyrepl_kernel.session")
 
 _S = SessionState
 _numbers = count(1)
-
-
-@dataclass(frozen=True)
-class SessionConfig:
-    """How a session treats its worker.
-
-    Attributes:
-        start_timeout: Seconds that a worker has to come up (its warmup not counted).
-        shutdown_grace: Seconds that exit handlers have before the worker is killed.
-        abandon_grace: Seconds that an abandoned or timed-out cell has, after its interrupt,
-            before the worker is killed.
-        max_frame_size: Largest message either way, in bytes.
-        keep_failed_warmup: Start even when the warmup code raised; ``Session.warmup_error`` has
-            the error.
-        options: Options of the worker, as it takes them in its start message.
-    """
-
-    start_timeout: float = 60.0
-    shutdown_grace: float = 3.0
-    abandon_grace: float = 5.0
-    max_frame_size: int = MAX_FRAME_SIZE
-    keep_failed_warmup: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """What a session says of itself.
-
-    Attributes:
-        session_id: Its name.
-        state: Where it is in its life.
-        pid: Its worker's process; None without one.
-        executions: How many cells it has finished, the warmup not counted.
-        created_at: When the session was made, in seconds since the epoch.
-        started_at: When it became ready; None before.
-    """
-
-    session_id: str
-    state: SessionState
-    pid: int | None
-    executions: int
-    created_at: float
-    started_at: float | None
 
 
 class Session:
@@ -165,11 +143,19 @@ class Session:
         after its cell has ended, say. Such messages are dropped when nobody listens."""
         self.on_death: Callable[[WorkerDied], None] | None = None
         """Called when the worker ended without having been told to."""
+        self.on_restored: Callable[[Checkpoint], None] | None = None
+        """Called when the session goes back to a checkpoint, before its worker is ready."""
         self.on_debug_event: Callable[[DebugEventMessage], None] | None = None
         """Called with each event of the worker's debugger."""
+        self.checkpoints = CheckpointStore(self.config.checkpoint_memory)
+        """States of this session that it can go back to."""
+        self.on_imports: Callable[[ImportsMessage], None] | None = None
+        """Called when the user's code has imported something, with ``learn_imports`` set."""
+        self.describe: Callable[[], DisplayMessage | None] = lambda: None
+        """What ``%kernel`` shows."""
         self.capabilities: dict[str, Any] = {}
-        self.executions = 0
-        self.last_used = time.monotonic()
+        self.request_types: dict[str, frozenset[str]] = {}
+        """Channel → the types of requests that the user's code has handlers for."""
         self._python = python
         self._cwd = os.path.abspath(cwd) if cwd is not None else None
         self._env = dict(env) if env is not None else {}
@@ -177,45 +163,55 @@ class Session:
         self._created_at = time.time()
         self._started_at: float | None = None
         self._has_started = False
-        self._process: WorkerProcess | None = None
-        self._transport: PipeTransport | None = None
-        self._debug: DebugLink | None = None
-        self._queue: deque[Execution] = deque()
-        self._current: Execution | None = None
-        self._aside: dict[str, Execution] = {}  # comm messages that are served within it
-        self._is_receptive = False
-        self._warmup: Execution | None = None
-        self._last_id = ""
-        self._replies: dict[str, asyncio.Future[Any]] = {}
+        self._link: WorkerLink | None = None
+        self._going_back: asyncio.Task[None] | None = None
+        self._evidence = Evidence()
+        self._guard = self._make_guard(self.config.limits)
+        self._dispatch = Dispatch(self._machine, self._on_background)
+        self._lanes = self._dispatch.lanes
+        self._replies = Replies()
         self._ready: asyncio.Future[ReadyMessage] | None = None
-        self._stream_error: Exception | None = None
-        self._stream_ended = False
+        self._is_ending = False  # for good, and not only its worker
         self._ended = asyncio.Event()
         self._handlers: dict[type[Message], Callable[[Any], None]] = {
-            OutputMessage: self._on_output,
-            DisplayMessage: self._on_output,
-            ErrorMessage: self._on_output,
-            InputMessage: self._on_output,
-            CommMessage: self._on_output,
-            ResultMessage: self._on_result,
+            OutputMessage: self._dispatch.on_output,
+            DisplayMessage: self._dispatch.on_output,
+            ErrorMessage: self._dispatch.on_output,
+            InputMessage: self._dispatch.on_output,
+            CommMessage: self._dispatch.on_output,
+            SendMessage: self._dispatch.on_output,
+            HandlersMessage: self._on_handlers,
+            ResultMessage: self._dispatch.on_result,
             ReadyMessage: self._on_ready,
-            ReceptiveMessage: self._on_receptive,
-            HeartbeatMessage: lambda message: self._on_reply(message.id, message),
-            ResetMessage: lambda message: self._on_reply(message.id, message),
+            ReceptiveMessage: self._dispatch.on_receptive,
+            LimitMessage: self._on_limit,
+            CheckpointListMessage: self._list_checkpoints,
+            RestoreMessage: self._on_restore,
+            DropMessage: self._on_drop,
+            ImportsMessage: self._on_imports,
+            StatusMessage: self._on_status,
+            HeartbeatMessage: lambda message: self._replies.arrive(message.id, message),
+            ResetMessage: lambda message: self._replies.arrive(message.id, message),
         } | {
-            reply: lambda message: self._on_reply(message.request_id, message)
+            reply: lambda message: self._replies.arrive(message.request_id, message)
             for reply in (
+                CheckpointReplyMessage,
                 CompleteReplyMessage,
                 InspectReplyMessage,
                 IsCompleteReplyMessage,
                 HistoryReplyMessage,
                 CommInfoReplyMessage,
+                SubshellReplyMessage,
             )
         }
 
+    def _make_guard(self, limits: Limits) -> Guard:
+        return Guard(limits, self._send_interrupt, self._kill, self._evidence)
+
     def __repr__(self) -> str:
-        pid = f" pid={self._process.pid}" if self._process else ""
-        waiting = f" queued={len(self._queue)}" if self._queue else ""
+        pid = f" pid={self.pid}" if self.pid else ""
+        queue = self._lanes.main.queue
+        waiting = f" queued={len(queue)}" if queue else ""
         return f"<Session {self.session_id} {self.state}{pid}{waiting}>"
 
     # ------------------------------------------------------------ what it is
@@ -233,12 +229,65 @@ class Session:
     @property
     def is_executing(self) -> bool:
         """Whether an execution is at work or waits."""
-        return self._current is not None or bool(self._queue)
+        return self._lanes.is_executing
+
+    @property
+    def executions(self) -> int:
+        """How many executions were finished, the warmup not counted."""
+        return self._dispatch.executions
+
+    @property
+    def last_used(self) -> float:
+        """When the last one was, or when the session became ready, by ``time.monotonic``."""
+        return self._dispatch.last_used
+
+    def is_shell_executing(self, subshell_id: str = "") -> bool:
+        """The same of the main shell alone, or of a subshell."""
+        lanes = self._lanes
+        lane = lanes.subshells.get(subshell_id) if subshell_id else lanes.main
+        return lane is not None and lane.is_executing
+
+    @property
+    def subshells(self) -> list[str]:
+        """The ids of the subshells."""
+        return [name for name in self._lanes.subshells if name != CONTROL_SHELL]
+
+    @property
+    def has_subshells(self) -> bool:
+        """Whether anything can run beside the main shell."""
+        return self._lanes.are_many
+
+    def _lane(self, subshell_id: str) -> Lane:
+        if not subshell_id:
+            return self._lanes.main
+        try:
+            return self._lanes.subshells[subshell_id]
+        except KeyError:
+            raise self._unknown(subshell_id) from None
+
+    @property
+    def limits(self) -> Limits:
+        """What each cell may use; it may be set at any time."""
+        return self._guard.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._guard.limits = limits
 
     @property
     def pid(self) -> int | None:
         """The worker's process; None without one."""
-        return self._process.pid if self._process else None
+        return self._link.process.pid if self._link else None
+
+    @property
+    def has_lost_worker(self) -> bool:
+        """Whether the worker has ended, though the session may not have heard of it yet."""
+        return self._link is not None and self._link.process.has_ended
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether the worker is the fork of another process."""
+        return self._link is not None and self._link.process.is_forked
 
     @property
     def info(self) -> SessionInfo:
@@ -254,15 +303,18 @@ class Session:
 
     # --------------------------------------------------------------- starting
 
-    async def start(self) -> None:
+    async def start(self, spawned: Spawned | None = None) -> None:
         """Start the worker and run the warmup code.
+
+        Args:
+            spawned: A worker process that has been started already, to be taken over.
 
         Raises:
             StartError: The worker did not come up.
             WarmupError: The warmup code raised; no process is left.
             SessionError: The session was started before.
         """
-        self.launch()
+        self.launch(spawned)
         await self.wait_ready()
 
     def launch(self, spawned: Spawned | None = None) -> None:
@@ -278,10 +330,13 @@ class Session:
         """
         if self._has_started:
             raise SessionError(self.session_id, "it was started before")
+        is_forked = isinstance(spawned, Forked)
         start = StartMessage(
             self.session_id,
-            cwd=self._cwd,
-            env=self._env or None,
+            # A fork has the directory and the environment of another process.
+            cwd=self._cwd or (_working_directory() if is_forked else None),
+            env=(os.environ | self._env) if is_forked else (self._env or None),
+            env_is_whole=is_forked,
             options=dict(self.config.options),
             max_frame_size=self.config.max_frame_size,
         )
@@ -296,22 +351,21 @@ class Session:
                     self.session_id,
                     f"cannot start the interpreter {self._python!r}: {error.strerror or error}",
                 ) from error
-        self._transport = PipeTransport(
-            socket.socket(fileno=spawned.socket),
-            sink=self._route,
-            on_end=self._on_stream_end,
-            max_frame_size=self.config.max_frame_size,
-        )
-        self._debug = DebugLink(
-            spawned.debug_socket,
-            self._on_debug_event,
-            self._on_debug_broken,
-            self.config.max_frame_size,
-        )
-        self._process = WorkerProcess(spawned, self._on_text, self._on_exit)
         self._ready = asyncio.get_running_loop().create_future()
-        self._transport.start_now()
-        self._transport.send_nowait(start)
+        self._link = WorkerLink(
+            spawned,
+            self.session_id,
+            self.checkpoints,
+            self._evidence,
+            self.config.max_frame_size,
+            on_message=self._route,
+            on_text=self._dispatch.on_text,
+            on_stacks=self._guard.on_stacks,
+            on_debug_event=self._on_debug_event,
+            on_gone=self._on_gone,
+        )
+        self._dispatch.begin_worker(self._link, self._evidence, self._guard)
+        self._link.send(start)
 
     async def wait_ready(self) -> None:
         """Wait until the worker is up, and run the warmup code; errors as ``start``."""
@@ -321,15 +375,16 @@ class Session:
             if self.warmup_code:
                 await self._warm_up(self.warmup_code)
         except BaseException:
-            await self.terminate()
+            # Its checkpoints stay: one more attempt, or another of them, may succeed.
+            await self._kill_at_once()
             raise
         self._machine.move(_S.READY)
         self._started_at = time.time()
-        self.last_used = time.monotonic()
-        self._pump()
+        self._dispatch.last_used = time.monotonic()
+        self._dispatch.pump_all()
 
     async def _wait_until_up(self) -> None:
-        assert self._ready is not None and self._process is not None
+        assert self._ready is not None and self._link is not None
         try:
             async with asyncio.timeout(self.config.start_timeout):
                 ready = await self._ready
@@ -337,7 +392,7 @@ class Session:
             raise StartError(
                 self.session_id,
                 f"the worker did not get ready within {self.config.start_timeout:g} s",
-                self._process.stderr.tail,
+                self._link.process.stderr.tail,
             ) from None
         except WorkerDied as death:
             raise StartError(
@@ -348,22 +403,26 @@ class Session:
         self.capabilities = ready.capabilities
 
     async def _warm_up(self, code: str) -> None:
+        result = _result_of_template(self.capabilities) or await self._run_warmup(code)
+        if result.status != "ok":
+            error = WarmupError(self.session_id, result.ename, result.evalue, result.traceback)
+            if not self.config.keep_failed_warmup:
+                raise error
+            self.warmup_error = error
+
+    async def _run_warmup(self, code: str) -> ResultMessage:
         inbox = Inbox(self._pause, self._resume)
         message = ExecuteMessage(
             code, silent=True, store_history=False, metadata={WARMUP_MARK: True}
         )
         execution = Execution(message, inbox.put, inbox.end)
         # Ahead of whatever came in from outside in the meantime.
-        self._warmup = execution
-        self._queue.appendleft(execution)
-        self._pump()
+        self._dispatch.warmup = execution
+        self._lanes.main.queue.appendleft(execution)
+        self._dispatch.pump(self._lanes.main)
         while not isinstance(result := await inbox.get(), ResultMessage):
             log.debug("session %s: warmup said %r", self.session_id, result)
-        if result.status != "ok":
-            error = WarmupError(self.session_id, result.ename, result.evalue, result.traceback)
-            if not self.config.keep_failed_warmup:
-                raise error
-            self.warmup_error = error
+        return result
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -376,10 +435,11 @@ class Session:
 
     def submit(
         self,
-        message: ExecuteMessage | CommMessage,
+        message: ExecuteMessage | CommMessage | RequestMessage,
         on_message: Callable[[Message], None],
         on_end: End,
         on_begin: Callable[[], None] | None = None,
+        subshell_id: str = "",
     ) -> Execution:
         """Queue an execution and follow it by callbacks; ``execute`` is this with an iterator.
 
@@ -387,20 +447,23 @@ class Session:
             message: What is to be executed.
             on_message: Called with each of its messages as it arrives, but the result.
             on_end: Called once, with the result or with the error that came instead.
-            on_begin: Called when its turn has come, just before the worker gets it.
+            on_begin: Called when its turn has come, before anything of it comes back.
+            subshell_id: Where it is to run; in the main shell unless given.
 
         Raises:
             SessionClosed: The session has ended, or was never started.
+            UnknownSubshell: There is no such subshell.
         """
         self._check_alive()
+        lane = self._lane(subshell_id)
         execution = Execution(message, on_message, on_end, on_begin)
-        self._queue.append(execution)
-        self._pump()
+        lane.queue.append(execution)
+        self._dispatch.pump(lane)
         return execution
 
     async def execute(
         self, message: ExecuteMessage | str, timeout: float | None = None
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message]:
         """Run a cell, and give each of its messages as it comes; the result is the last.
 
         Executions of one session run in the order in which they were begun. Leaving the iterator
@@ -444,90 +507,122 @@ class Session:
         if execution.is_done:
             return
         execution.disown()
-        if self.withdraw(execution):
-            return
+        if self.withdraw(execution) or self._lanes.main.current is not execution:
+            return  # no interrupt reaches a subshell: its cell runs on, and nobody listens
         self._send_interrupt()
         loop = asyncio.get_running_loop()
         loop.call_later(self.config.abandon_grace, self._kill_if_at_work, execution)
 
     def withdraw(self, execution: Execution) -> bool:
         """Take an execution out of the queue; False when it has been sent already."""
-        if execution.is_sent or execution not in self._queue:
-            return False
-        self._queue.remove(execution)
-        return True
+        return not execution.is_sent and self._lanes.withdraw(execution)
 
     def _kill_if_at_work(self, execution: Execution) -> None:
-        if self._current is execution and self._process is not None:
+        if self._lanes.main.current is execution:
             log.warning(
                 "session %s: an abandoned cell ignored its interrupt for %g s; killing its worker",
                 self.session_id,
                 self.config.abandon_grace,
             )
-            self._process.signal_group(signal.SIGKILL)
+            self._kill(
+                DeathCause.ABANDONED,
+                "was killed because nobody waited for its cell any more, and the cell ignored its "
+                f"interrupt for {self.config.abandon_grace:g} s",
+            )
 
-    def _pump(self) -> None:
-        """Send the next execution if none is at work and the state allows one."""
-        state = self._machine.state
-        if not self._queue or self._is_losing_worker:
-            return
-        if self._current is not None:
-            if self._is_receptive:
-                self._pump_aside()
-            return
-        if state is _S.READY or state is _S.IDLE:
-            self._machine.move(_S.BUSY)
-        elif state is not _S.WARMING or self._queue[0] is not self._warmup:
-            return
-        execution = self._queue.popleft()
-        self._current = execution
-        self._last_id = execution.id
-        assert self._transport is not None
-        execution.begin()
+    def _kill(self, cause: DeathCause, reason: str) -> None:
+        """Kill the worker, for a reason that all will be told who wait."""
+        if self._link is not None:
+            self._link.kill(cause, reason)
+
+    # -------------------------------------------------------------- subshells
+
+    async def create_subshell(self) -> str:
+        """Create a subshell: a thread that runs cells beside the main shell; its id.
+
+        Raises:
+            SessionClosed: The session has ended, or was never started.
+            SessionError: The worker could not start another thread.
+        """
+        import uuid  # 12 ms that no kernel's start needs
+
+        self._check_alive()
+        subshell_id = str(uuid.uuid4())
+        reply = await self._ask_beside(SubshellMessage(subshell_id, "create"))
+        if reply.error:
+            raise SessionError(self.session_id, f"cannot create a subshell: {reply.error}")
+        self._check_alive()
+        self._lanes.subshells[subshell_id] = Lane(subshell_id)
+        return subshell_id
+
+    async def delete_subshell(self, subshell_id: str) -> None:
+        """Delete a subshell, and wait for the cell that it runs; one that awaits is cancelled.
+
+        What waits behind that cell gets ``UnknownSubshell``.
+
+        Raises:
+            UnknownSubshell: There is no such subshell.
+            SessionClosed: The session ended meanwhile.
+            WorkerDied: The worker did.
+        """
+        self._check_alive()
         try:
-            self._transport.send_nowait(execution.message)
-        except (ProtocolError, TypeError) as error:
-            # Nothing of it reached the worker; this one fails, and the next may come.
-            self._current = None
-            if state is not _S.WARMING:
-                self._machine.move(_S.IDLE)
-            execution.end(error)
-            self._pump()
-            return
-        execution.is_sent = True
+            waiting = self._lanes.close(subshell_id)
+        except KeyError:
+            raise self._unknown(subshell_id) from None
+        for execution in waiting:
+            execution.end(self._unknown(subshell_id))
+        try:
+            await self._ask_beside(SubshellMessage(subshell_id, "delete"))
+        finally:
+            self._lanes.forget(subshell_id)
 
-    def _pump_aside(self) -> None:
-        """Send the comm messages that wait to the cell at work, past the cells that wait."""
-        assert self._transport is not None
-        for execution in [e for e in self._queue if isinstance(e.message, CommMessage)]:
-            self._queue.remove(execution)
-            execution.begin()
-            try:
-                self._transport.send_nowait(execution.message)
-            except (ProtocolError, TypeError) as error:
-                execution.end(error)
-            else:
-                execution.is_sent = True
-                self._aside[execution.id] = execution
+    def open_control_shell(self) -> None:
+        """Have the subshell that serves the user's handlers of the control channel."""
+        self._check_alive()
+        if CONTROL_SHELL in self._lanes.subshells:
+            return
+        self._lanes.subshells[CONTROL_SHELL] = lane = Lane(CONTROL_SHELL)
+
+        def created(answer: asyncio.Future[SubshellReplyMessage]) -> None:
+            if answer.cancelled() or answer.exception() or not answer.result().error:
+                return
+            self._lanes.subshells.pop(CONTROL_SHELL, None)
+            for execution in lane.take_all():
+                execution.end(SessionError(self.session_id, answer.result().error))
+
+        self._ask_beside(SubshellMessage(CONTROL_SHELL, "create")).add_done_callback(created)
+
+    def _unknown(self, subshell_id: str) -> UnknownSubshell:
+        return UnknownSubshell(
+            self.session_id, f"there is no subshell {subshell_id!r}; create one first"
+        )
 
     # --------------------------------------------------------------- requests
 
-    def request(self, message: Message) -> asyncio.Future[Any]:
+    def request(self, message: Message, subshell_id: str = "") -> asyncio.Future[Any]:
         """Send a request (completion, inspection, …); the future gets its reply message.
 
         Requests are answered between cells, and while a cell awaits.
 
+        Args:
+            message: The request.
+            subshell_id: Who is to answer it; the main shell unless given.
+
         Raises:
             SessionClosed: The session has ended, or was never started.
+            UnknownSubshell: There is no such subshell.
         """
         self._check_alive()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        assert self._transport is not None
-        if not self._is_losing_worker:
-            self._transport.send_nowait(message)
-        self._replies[message.id] = future
-        future.add_done_callback(partial(self._forget_request, message.id))
-        return future
+        lane = self._lane(subshell_id)
+        self._dispatch.send(lane, message)
+        return self._replies.expect(message.id)
+
+    def _ask_beside(self, message: Message) -> asyncio.Future[Any]:
+        """Send a request on the debugger's socket, which is heard while a cell runs."""
+        assert self._link is not None
+        self._link.send_beside(message)
+        return self._replies.expect(message.id)
 
     def debug(self, request: dict[str, Any]) -> asyncio.Future[DebugReplyMessage]:
         """Send the debugger a request (Debug Adapter Protocol); the future gets its reply.
@@ -538,26 +633,12 @@ class Session:
             SessionClosed: The session has ended, or was never started.
         """
         self._check_alive()
-        assert self._debug is not None
-        return self._debug.request(DebugMessage(request))
+        assert self._link is not None
+        return self._link.debug.request(DebugMessage(request))
 
     def _on_debug_event(self, message: DebugEventMessage) -> None:
         if self.on_debug_event is not None:
             self.on_debug_event(message)
-
-    def _on_debug_broken(self, error: Exception | None) -> None:
-        if self._process is not None and self.state is not _S.SHUTTING_DOWN:
-            if error is not None:
-                log.error("session %s: its debugger broke the protocol: %s", self.session_id, error)
-            self._process.signal_group(signal.SIGKILL)
-
-    def _forget_request(self, request_id: str, _future: asyncio.Future[Any]) -> None:
-        self._replies.pop(request_id, None)
-
-    @property
-    def _is_losing_worker(self) -> bool:
-        """Whether nothing reaches the worker any more; when it is gone, all who wait are told."""
-        return self._transport is not None and self._transport.is_closed
 
     async def ping(self, timeout: float) -> bool:
         """Whether the worker's loop answers within ``timeout`` seconds."""
@@ -575,11 +656,48 @@ class Session:
         """
         if self.is_executing:
             raise SessionError(self.session_id, "cannot be reset while a cell runs")
+        for subshell_id in list(self._lanes.subshells):
+            await self.delete_subshell(subshell_id)
         reply: ResetMessage = await self.request(ResetMessage())
         if reply.error:
             raise SessionError(self.session_id, f"reset failed: {reply.error}")
         if self.state is _S.IDLE:
             self._machine.move(_S.READY)
+
+    def hand_over(
+        self,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let the worker work elsewhere, or for somebody else, from the next execution on.
+
+        Args:
+            cwd: The working directory; None to leave it.
+            env: The whole environment, to which the changes of the warmup's are applied again;
+                None to leave it.
+            variables: Environment variables on top of all others.
+            options: Options as in ``SessionConfig``, those that change.
+
+        Raises:
+            NotADirectoryError: ``cwd`` is no directory.
+            SessionClosed: The session has ended, or was never started.
+        """
+        self._check_alive()
+        directory = None if cwd is None else os.path.abspath(cwd)
+        if directory is not None and not os.path.isdir(directory):
+            raise NotADirectoryError(f"cwd {directory!r} is no directory")
+        assert self._link is not None
+        self._link.send(
+            HandOverMessage(
+                directory,
+                None if env is None else dict(env),
+                dict(variables or {}),
+                dict(options or {}),
+            )
+        )
 
     async def input_response(self, value: str, *, eof: bool = False) -> None:
         """Answer the cell's ``input()``.
@@ -589,31 +707,41 @@ class Session:
         """
         self.send_input(value, eof=eof)
 
-    def send_input(self, value: str, *, eof: bool = False) -> None:
-        """As ``input_response``, for callers that cannot wait."""
+    def send_input(self, value: str, *, eof: bool = False, execution_id: str = "") -> None:
+        """As ``input_response``, for callers that cannot wait.
+
+        Args:
+            value: The line.
+            eof: The user has closed the input.
+            execution_id: Who has asked; the main shell's cell unless given.
+        """
         self._check_alive()
-        assert self._transport is not None
-        if self._is_losing_worker:
-            return
-        execution_id = self._current.id if self._current else ""
-        self._transport.send_nowait(InputResponseMessage(value, eof=eof, execution_id=execution_id))
+        lane = self._lanes.find(execution_id) or self._lanes.main
+        execution_id = lane.current.id if lane.current else ""
+        self._dispatch.send(lane, InputResponseMessage(value, eof=eof, execution_id=execution_id))
 
-    async def interrupt(self) -> None:
-        """Interrupt the cell that runs, and the processes it started; none runs: do nothing."""
-        self._send_interrupt()
+    async def interrupt(self, force: Force = Force.INTERRUPT) -> None:
+        """Interrupt the main shell's cell, and the processes it started; none runs: do nothing.
 
-    def send_interrupt(self) -> bool:
+        The processes that subshells have started are interrupted too; their cells are not, since
+        signals reach a process's main thread only.
+
+        Args:
+            force: ``Force.STACKS`` also shows where the worker's threads are, as output of the
+                cell; ``Force.KILL`` kills the worker, if the cell runs on for another moment.
+        """
+        self.send_interrupt(force)
+
+    def send_interrupt(self, force: Force = Force.INTERRUPT) -> bool:
         """As ``interrupt``; True when there was a cell to interrupt."""
-        return self._send_interrupt()
+        return self._guard.interrupt(force)
 
     def _send_interrupt(self) -> bool:
-        current = self._current
-        if current is None or self._process is None or self._transport is None:
+        current = self._lanes.main.current
+        is_at_work = current is not None or any(lane.current for lane in self._lanes)
+        if not is_at_work or self._link is None:
             return False
-        if not self._transport.is_closed:
-            # Names the cell that is meant, should the signal arrive before the cell or after it.
-            self._transport.send_nowait(InterruptMessage(current.id))
-        self._process.signal_group(signal.SIGINT)
+        self._link.interrupt(current.id if current else "")
         return True
 
     # ------------------------------------------------- what the worker says
@@ -624,68 +752,52 @@ class Session:
             raise ProtocolError(f"a worker may not send {message.type} messages")
         handler(message)
 
-    def _on_output(self, message: Any) -> None:
-        current = self._current
-        if current is not None and message.execution_id == current.id:
-            current.deliver(message)
-        elif (aside := self._aside.get(message.execution_id)) is not None:
-            aside.deliver(message)
-        elif self.on_background is not None:
+    def _on_background(self, message: Message) -> None:
+        if self.on_background is not None:
             self.on_background(message)
         else:
             log.debug("session %s: background: %r", self.session_id, message)
 
-    def _on_text(self, stream: str, text: str) -> None:
-        self._on_output(OutputMessage(text, stream, self._last_id))
+    def _on_limit(self, message: LimitMessage) -> None:
+        try:
+            text, stream = self._guard.change(message.changes), "stdout"
+        except (TypeError, ValueError) as error:
+            text, stream = f"The limits stay as they were: {error}\n", "stderr"
+        self._dispatch.on_output(OutputMessage(text, stream, message.execution_id))
 
-    def _on_result(self, message: ResultMessage) -> None:
-        assert self._process is not None
-        current = self._current
-        if (aside := self._aside.pop(message.execution_id, None)) is not None:
-            self._process.drain_output()
-            aside.end(message)
-            return
-        if current is None or message.execution_id != current.id:
-            raise ProtocolError(f"a result for {message.execution_id!r}, which is not at work")
-        self._process.drain_output()
-        self._is_receptive = False
-        # A comm message that came too late to be served within the cell is the worker's next.
-        self._current = self._aside.pop(next(iter(self._aside), ""), None)
-        self.last_used = time.monotonic()
-        if self.state is _S.BUSY:
-            self.executions += 1
-            if self._current is None:
-                self._machine.move(_S.IDLE)
-        current.end(message)
-        self._pump()
+    def _on_imports(self, message: ImportsMessage) -> None:
+        if self.on_imports is not None:
+            self.on_imports(message)
 
-    def _on_receptive(self, message: ReceptiveMessage) -> None:
-        current = self._current
-        if self.state is _S.BUSY and current is not None and message.execution_id == current.id:
-            self._is_receptive = True
-            self._pump()
+    def _on_status(self, message: StatusMessage) -> None:
+        shown = self.describe()
+        if shown is None:
+            text = f"{self!r}\nThis session belongs to no kernel.\n"
+            self._dispatch.on_output(OutputMessage(text, "stdout", message.execution_id))
+        else:
+            values = shown.to_map() | {"execution_id": message.execution_id}
+            del values["type"]
+            self._dispatch.on_output(DisplayMessage(**values))
 
     def _on_ready(self, message: ReadyMessage) -> None:
+        if self.state is _S.SHUTTING_DOWN:
+            return  # it was not wanted any more before it had come up
+        if self._ready is not None and self._ready.cancelled():
+            return  # who waited for it has given up, and is about to end it
         if self._ready is None or self._ready.done():
             raise ProtocolError("a second ready message")
         self._ready.set_result(message)
 
-    def _on_reply(self, request_id: str, message: Message) -> None:
-        future = self._replies.get(request_id)
-        if future is not None and not future.done():
-            future.set_result(message)
+    def _on_handlers(self, message: HandlersMessage) -> None:
+        self.request_types[message.channel] = frozenset(message.msg_types)
 
     def _pause(self) -> None:
-        if self._transport is not None and self._process is not None:
-            self._transport.pause_reading()
-            self._process.stdout.pause()
-            self._process.stderr.pause()
+        if self._link is not None:
+            self._link.pause()
 
     def _resume(self) -> None:
-        if self._transport is not None and self._process is not None:
-            self._transport.resume_reading()
-            self._process.stdout.resume()
-            self._process.stderr.resume()
+        if self._link is not None:
+            self._link.resume()
 
     pause_output = _pause
     resume_output = _resume
@@ -703,15 +815,9 @@ class Session:
 
         A cell that runs is interrupted. Whatever waits gets ``SessionClosed``.
         """
-        if self._process is None or self.state is _S.TERMINATED:
+        if self._link is None or self.state is _S.TERMINATED:
             return await self.terminate()
-        if self.state is not _S.SHUTTING_DOWN:
-            self._machine.move(_S.SHUTTING_DOWN)
-            self._send_interrupt()
-            assert self._transport is not None
-            if not self._transport.is_closed:
-                self._transport.send_nowait(ShutdownMessage(restart))
-            self._fail_all(SessionClosed(self.session_id, "it was shut down"))
+        self.begin_shutdown(restart=restart)
         try:
             async with asyncio.timeout(self.config.shutdown_grace):
                 await self._ended.wait()
@@ -723,16 +829,35 @@ class Session:
             )
         await self.terminate()
 
+    def begin_shutdown(self, *, restart: bool = False) -> None:
+        """The part of ``shutdown`` that waits for nothing: the worker and all who wait are told."""
+        self._is_ending = True
+        if self._link is None or self.state in (_S.SHUTTING_DOWN, _S.TERMINATED):
+            return
+        self._link.process.is_expected_to_end = True
+        self._machine.move(_S.SHUTTING_DOWN)
+        self._send_interrupt()
+        self._link.send(ShutdownMessage(restart))
+        self._fail_all(SessionClosed(self.session_id, "it was shut down"))
+
     async def terminate(self) -> None:
-        """Kill the worker and its children at once, and wait until they are gone."""
-        if self._process is None:
+        """Kill the worker and its children at once, and wait until they are gone.
+
+        Nothing can bring the session back but ``restart``: its checkpoints are given up.
+        """
+        self._is_ending = True
+        self.checkpoints.close()
+        await self._kill_at_once()
+
+    async def _kill_at_once(self) -> None:
+        if self._link is None:
             if self.state is not _S.TERMINATED:
                 self._machine.move(_S.TERMINATED)
             self._fail_all(SessionClosed(self.session_id, "it has ended"))
             return
         if self.state not in (_S.SHUTTING_DOWN, _S.TERMINATED):
             self._machine.move(_S.SHUTTING_DOWN)
-        self._process.signal_group(signal.SIGKILL)
+        self._link.kill_at_once()
         await self._ended.wait()
 
     async def restart(self) -> None:
@@ -743,63 +868,135 @@ class Session:
             WarmupError: The warmup code raised in the new worker.
         """
         await self.shutdown(restart=True)
-        self._machine.move(_S.CREATING)
-        self._has_started = False
-        self._process = None
-        self._transport = None
-        self._ready = None
-        self._stream_error = None
-        self._stream_ended = False
-        self._ended = asyncio.Event()
+        self._begin_anew()
         self.warmup_error = None
-        self.executions = 0
+        self._dispatch.executions = 0
         await self.start()
 
-    def _on_exit(self, status: ExitStatus) -> None:
-        assert self._process is not None and self._transport is not None
-        log.debug("session %s: its worker %s", self.session_id, status)
-        self._process.close()
-        if self._stream_ended:
-            self._conclude()
-        else:
-            self._transport.finish()  # the rest of its words, then _on_stream_end
+    def _begin_anew(self) -> None:
+        """Be as before ``launch``: another worker is to come."""
+        self._machine.move(_S.CREATING)
+        self._has_started = False
+        self._link = None
+        self._ready = None
+        self._evidence = Evidence()
+        self._guard = self._make_guard(self._guard.limits)
+        self._is_ending = False
+        self._ended = asyncio.Event()
 
-    def _on_stream_end(self, error: Exception | None) -> None:
-        if self._stream_ended:
-            return
-        self._stream_ended = True
-        self._stream_error = error
-        assert self._process is not None
-        if self._process.exit is not None:
-            self._conclude()
-            return
-        if error is not None and self.state is not _S.SHUTTING_DOWN:
-            log.error("session %s: its worker broke the protocol: %s", self.session_id, error)
-        if error is not None or self.state is not _S.SHUTTING_DOWN:
-            # Without its socket a worker is of no use; with SHUTTING_DOWN it ends by itself.
-            self._process.signal_group(signal.SIGKILL)
+    # ------------------------------------------------------------ checkpoints
 
-    def _conclude(self) -> None:
-        """The worker is gone and all that it said was heard."""
-        assert self._process is not None and self._process.exit is not None
-        status = self._process.exit
-        expected = self.state is _S.SHUTTING_DOWN
-        reason = str(status)
-        if isinstance(self._stream_error, ProtocolError) and not expected:
-            reason = f"{reason} after it broke the protocol: {self._stream_error}"
-        death = WorkerDied(
-            self.session_id,
-            reason,
-            exit_code=status.code,
-            signal=status.signal,
-            stderr=self._process.stderr.tail,
-        )
+    async def checkpoint(self, name: str = "") -> Checkpoint:
+        """Keep the state of the session.
+
+        Args:
+            name: Its name; a checkpoint that has it already is replaced.
+
+        Raises:
+            CheckpointError: There can be none now; the text says why.
+            SessionError: A cell is running.
+            SessionClosed: The session has ended, or was never started.
+        """
+        if self.is_executing:
+            raise SessionError(self.session_id, "no checkpoint can be taken while a cell runs")
+        name = name or f"checkpoint-{len(self.checkpoints) + 1}"
+        reply: CheckpointReplyMessage = await self.request(CheckpointMessage(name))
+        if reply.error:
+            raise CheckpointError(f"session {self.session_id}: {reply.error}")
+        assert self._link is not None
+        self._link.port.drain()
+        return self.checkpoints.find(name)
+
+    async def rollback(self, name: str = "") -> None:
+        """Go back to a checkpoint: the worker is given up for one in the state that was kept.
+
+        After the worker has died it brings the session back to life.
+
+        Args:
+            name: Which; the latest unless given.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, or it could not be gone back to.
+            SessionError: A cell is running.
+        """
+        if self.is_executing:
+            raise SessionError(self.session_id, "cannot go back to a checkpoint while a cell runs")
+        self.revive(await self._fork_of(name))
+        await self.wait_ready()
+
+    async def _fork_of(self, name: str) -> Forked:
+        if self._link is not None:
+            self._link.port.drain()
+        return await self.checkpoints.fork(self.checkpoints.find(name))
+
+    def revive(self, spawned: Forked) -> None:
+        """Go on in a worker that a checkpoint has made; ``wait_ready`` does the rest.
+
+        The worker that there is, if any, is given up; executions that wait go to the new one.
+        """
+        if self._link is not None and not self._link.is_gone:
+            self._give_up_worker(self._link)
         if self.state is not _S.TERMINATED:
             self._machine.move(_S.TERMINATED)
-        assert self._transport is not None
-        self._transport.close_now()
-        if self._debug is not None:
-            self._debug.close()
+        evidence = self._evidence
+        self._begin_anew()
+        origin = self.checkpoints.origin
+        if origin is not None:
+            self._evidence = evidence.succeed(origin.execution_count + 1)
+            self._guard = self._make_guard(self._guard.limits)
+            if self.on_restored is not None:
+                self.on_restored(origin)
+        self.launch(spawned)
+
+    def _give_up_worker(self, link: WorkerLink) -> None:
+        link.abandon()
+        error = SessionClosed(self.session_id, "it went back to a checkpoint")
+        for execution in self._lanes.take_subshells():
+            execution.end(error)
+        self._fail_requests(error)
+
+    def _on_restore(self, message: RestoreMessage) -> None:
+        current = self._lanes.main.current
+        if current is not None and message.execution_id == current.id:
+            self._dispatch.instead = partial(self._go_back, message.name)
+
+    def _go_back(self, key: str, execution: Execution, result: ResultMessage) -> None:
+        """A cell has ended whose last wish is another state of the session."""
+        self._going_back = asyncio.create_task(self._end_by_going_back(key, execution, result))
+
+    def _on_drop(self, message: DropMessage) -> None:
+        assert self._link is not None
+        self._link.port.drain()
+        with suppress(CheckpointError):  # it may have been thinned out meanwhile
+            self.checkpoints.drop(self.checkpoints.find(message.key))
+
+    async def _end_by_going_back(
+        self, key: str, execution: Execution, result: ResultMessage
+    ) -> None:
+        try:
+            self.revive(await self._fork_of(key))
+            # The cell stays at work until it has ended: its error aborts those that wait.
+            await self.wait_ready()
+            values: dict[str, Any] = {"next_count": self.capabilities.get("next_count", 1)}
+        except (CheckpointError, SessionError) as error:
+            values = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+            values["traceback"] = [f"{type(error).__name__}: {error}"]
+        ended = ResultMessage.from_map({**result.to_map(), **values})
+        self._dispatch.end_late(execution, ended)
+
+    def _list_checkpoints(self, message: CheckpointListMessage) -> None:
+        assert self._link is not None
+        self._link.port.drain()
+        self._link.send(CheckpointListMessage(message.id, self.checkpoints.as_items()))
+
+    def _on_gone(self, death: WorkerDied) -> None:
+        """The worker is gone and all that it said was heard."""
+        expected = self.state is _S.SHUTTING_DOWN
+        self._guard.end()
+        if self.state is not _S.TERMINATED:
+            self._machine.move(_S.TERMINATED)
+        if self._is_ending:
+            self.checkpoints.close()
         self._ended.set()
         if not expected and self.on_death is not None:
             self.on_death(death)
@@ -807,17 +1004,37 @@ class Session:
 
     def _fail_all(self, error: SessionError) -> None:
         """End everything that waits, with the same error."""
-        waiting = [self._current] if self._current is not None else []
-        waiting += [*self._aside.values(), *self._queue]
-        self._current = None
-        self._aside.clear()
-        self._queue.clear()
-        for execution in waiting:
+        self.request_types.clear()
+        for execution in self._lanes.take_all():
             execution.end(error)
-        for future in [*self._replies.values(), *([self._ready] if self._ready else [])]:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # seen; whoever waits still gets it
-        self._replies.clear()
-        if self._debug is not None:
-            self._debug.fail(error)
+        self._fail_requests(error)
+
+    def _fail_requests(self, error: SessionError) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()  # seen; whoever waits still gets it
+        self._replies.fail(error)
+        if self._link is not None:
+            self._link.debug.fail(error)
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None  # it was removed
+
+
+def _result_of_template(capabilities: Mapping[str, Any]) -> ResultMessage | None:
+    """What came of the warmup where a worker's template has run it; None where none has.
+
+    Raises:
+        ProtocolError: The worker says something else that makes no sense.
+    """
+    warmup = capabilities.get("warmup")
+    if warmup is None:
+        return None
+    result = message_from_map(warmup) if isinstance(warmup, dict) else None
+    if not isinstance(result, ResultMessage):
+        raise ProtocolError(f"a worker's warmup is no result: {warmup!r}")
+    return result

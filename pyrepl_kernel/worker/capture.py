@@ -1,13 +1,16 @@
 """What a cell prints, on its way out: ``sys.stdout``, ``sys.stderr``, and their common buffer.
 
-    print() ──▶ OutStream.write ──▶ segments: (stream, cell, [text, …])
+    print() ──▶ OutStream.write ──▶ log: [origin, text, origin, text, …]
                                         │  when the cell ends, when it is much, or
                                         │  when the flusher's moment has come
                                         ▼
                                     Channel.send(OutputMessage, …)
 
-Both streams share one buffer, so that their order is kept. What C code and child processes write
+Both streams share one log, so that their order is kept. What C code and child processes write
 does not come this way: it goes through descriptors 1 and 2 to the session.
+
+A write is what the user's code pays for, so it takes no lock: it adds to the log by one call into
+C, which no other thread and no signal handler can come between.
 """
 
 from __future__ import annotations
@@ -19,15 +22,22 @@ import os
 import threading
 import time
 from _thread import start_new_thread
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from sys import settrace
 from typing import Any
 
 from pyrepl_kernel.protocol.messages import Message, OutputMessage
 from pyrepl_kernel.worker.channel import Channel
 from pyrepl_kernel.worker.interrupts import InterruptGuard
-from pyrepl_kernel.worker.parent import FollowsParent, current_execution
+from pyrepl_kernel.worker.parent import (
+    Cause,
+    FollowsParent,
+    cause_of_context,
+    current_execution,
+)
 
 __all__ = ["OutStream", "OutputBuffer", "current_execution"]
 
@@ -37,108 +47,166 @@ PIECE_SIZE = 1 << 20
 """Characters in one message: while one side packs a piece, the other unpacks that before it."""
 BURST_DELAY = 0.05
 """Seconds between the messages of a burst."""
+BURST_SIZE = 16 << 10
+"""Bytes of displays that go out together: while they are on their way, the next are being made."""
 FLUSH_SIZE = 1 << 20
 """Characters after which the buffer is sent at once; the writer waits if nobody takes it."""
 
 
-class _Segment:
-    __slots__ = ("execution_id", "parts", "stream")
+_ORIGIN = itemgetter(0)
+_TEXT = itemgetter(1)
 
-    def __init__(self, stream: str, execution_id: str, *parts: str) -> None:
-        self.stream = stream
-        self.execution_id = execution_id
-        self.parts = list(parts)
+Origin = tuple[str, str]
+"""The execution that wrote a text, and the stream: ``stdout`` or ``stderr``."""
+Recorder = Callable[[str], None]
 
 
 class OutputBuffer:
-    """Text of both streams that has not been sent yet."""
+    """Text of both streams that has not been sent yet.
+
+    Attributes:
+        log: Origin, text, origin, text, and so on; always the same list.
+        size: Characters in it, about: several threads may count at the same time.
+        is_armed: Whether somebody is going to send it.
+        recorders: Origin → what is called with each of its texts that is about to be sent.
+        is_forked: Whether this process is a child that the user's code forked.
+        fds: The descriptors that such a child writes to, by the name of the stream.
+    """
 
     def __init__(self, channel: Channel, guard: InterruptGuard) -> None:
         self._channel = channel
         self._guard = guard
-        self._lock = threading.RLock()
-        self._segments: list[_Segment] = []
-        self._last = _Segment("", "")
-        self._size = 0
-        self._armed = False
+        self._lock = threading.RLock()  # whoever takes first posts first
+        self.log: list[Any] = []
+        self.size = 0
+        self.is_armed = False
         self._wake: _thread.LockType | None = None
+        self._posted = 0  # bytes of messages that are to be sent soon
+        self._sent_at = 0.0
+        self.recorders: dict[Origin, Recorder] = {}
         self.is_forked = False
+        self.fds: dict[str, int] = {}
+        self._thread = 0
+        self._is_running = _thread.allocate_lock()  # held until the flusher knows its number
         os.register_at_fork(before=self.flush, after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
         # A child that the user forked writes straight to the descriptor; what was unsent at the
         # moment of the fork is its parent's to send.
         self._lock = threading.RLock()
-        self._segments = []
-        self._last = _Segment("", "")
-        self._size = 0
+        self.log.clear()
+        self.is_armed = False
         self.is_forked = True
 
-    def write(self, stream: str, text: str) -> None:
-        """Add text; it is sent in a moment."""
-        execution_id = current_execution()
-        with self._lock:
-            last = self._last
-            if last.stream == stream and last.execution_id == execution_id:
-                last.parts.append(text)
-            else:
-                # Whole before anybody can see it: a signal handler may print and flush meanwhile.
-                last = _Segment(stream, execution_id, text)
-                self._last = last
-                self._segments.append(last)
-            self._size += len(text)
-            if self._armed and self._size < FLUSH_SIZE:
-                return
-            self._armed = True
-        if self._size >= FLUSH_SIZE:
+    def attach(self) -> None:
+        """The channel was attached to a session of this process's own: begin anew."""
+        self._take()
+        self._wake = None  # of a thread that the fork has left behind
+        self._thread = 0
+        self.is_forked = False
+
+    def on_write(self) -> None:
+        """Something was added that is the first in a while, or makes it much."""
+        if self.is_forked:
+            self._write_directly()
+            return
+        self.is_armed = True
+        if self.size >= FLUSH_SIZE:
             self.flush()
         else:
             self._wake_flusher()
 
-    def _take(self) -> list[_Segment]:
-        with self._lock:
-            segments = self._segments
-            self._segments = []
-            self._last = _Segment("", "")
-            self._size = 0
-            self._armed = False
-        return segments
+    def _write_directly(self) -> None:
+        for (_, stream), text in self._take():
+            data = memoryview(text.encode("utf-8", "replace"))
+            while data:
+                data = data[os.write(self.fds[stream], data) :]
+
+    def _take(self) -> list[tuple[Origin, str]]:
+        """Take all that is unsent, the texts of one origin in a row joined."""
+        # First, so that whoever writes from here on sees that it has to be sent.
+        self.is_armed = False
+        self.size = 0
+        # Between these two no call, and so no other thread and no signal handler.
+        log = self.log[:]
+        del self.log[:]
+        if not log:
+            return []
+        origins, texts = log[0::2], log[1::2]
+        if origins.count(origins[0]) == len(origins):
+            return [(origins[0], "".join(texts))]
+        return [
+            (origin, "".join(map(_TEXT, group)))
+            for origin, group in groupby(zip(origins, texts, strict=True), _ORIGIN)
+        ]
 
     def take_messages(self) -> list[Message]:
         """All that is unsent, as messages; whoever takes them sends them."""
         # A character takes up to four bytes, and the rest of a message its share.
         size = min(PIECE_SIZE, max(1, (self._channel.max_frame_size - 1024) // 4))
         messages: list[Message] = []
-        for segment in self._take():
-            text = "".join(segment.parts)
+        for origin, text in self._take():
+            if text and origin in self.recorders:
+                self.recorders[origin](text)
+            execution_id, stream = origin
             messages += [
-                OutputMessage(text[start : start + size], segment.stream, segment.execution_id)
+                OutputMessage(text[start : start + size], stream, execution_id)
                 for start in range(0, len(text), size)
             ]
         return messages
 
     def flush(self) -> None:
         """Send what is unsent."""
-        if self._segments and not self.is_forked:
+        if (self.log or self._posted) and not self.is_forked:
             self.send_after_output()
+
+    def settle(self) -> None:
+        """Let the recorders have what is unsent; it is sent with whatever is sent next."""
+        if self.log and not self.is_forked:
+            with self._lock, self._guard:
+                self._channel.post(*self.take_messages())
 
     def send_after_output(self, *messages: Message) -> None:
         """Send messages, and before them all text written so far."""
         # Under the lock, so that what is taken first is posted first; but never while sending,
-        # which may wait for the session: a signal handler of the user's may print at any moment,
-        # also in a thread that is inside of ``write``. The guard is for what was taken: it must
-        # reach the channel, interrupt or not.
+        # which may wait for the session: a signal handler of the user's may print at any moment.
+        # The guard is for what was taken: it must reach the channel, interrupt or not.
         with self._lock, self._guard:
-            self._channel.post(*self.take_messages())
+            if self.log:
+                self._channel.post(*self.take_messages())
             self._channel.post(*messages)
+            self._posted = 0
         self._channel.flush()
+
+    def send_soon(self, *messages: Message) -> None:
+        """As ``send_after_output``, but in a burst what follows within moments goes with it."""
+        with self._lock, self._guard:
+            if self.log:
+                self._channel.post(*self.take_messages())
+            self._posted += self._channel.post(*messages)
+        now = time.monotonic()
+        if self._posted >= BURST_SIZE or now - self._sent_at > FIRST_DELAY:
+            self.send_after_output()
+        elif not self.is_armed:
+            self.is_armed = True
+            self._wake_flusher()
+        self._sent_at = now
 
     # ------------------------------------------------------------ the flusher
 
+    @property
+    def thread(self) -> int:
+        """The number of the flusher's thread; 0 before there is one."""
+        with self._is_running:
+            return self._thread
+
     def _wake_flusher(self) -> None:
+        if not self._channel.is_attached:
+            return  # nobody hears it, and a template has no thread but its own
         if self._wake is None:
             self._wake = _thread.allocate_lock()
             self._wake.acquire()
+            self._is_running.acquire()
             # Not a threading.Thread: the user's threading.enumerate() is the user's.
             start_new_thread(self._flush_by_time, (self._wake,))
         elif self._wake.locked():
@@ -147,11 +215,13 @@ class OutputBuffer:
 
     def _flush_by_time(self, wake: _thread.LockType) -> None:
         last = 0.0
+        self._thread = threading.get_native_id()
+        self._is_running.release()
         while True:
             in_burst = time.monotonic() - last < 2 * BURST_DELAY
             time.sleep(BURST_DELAY if in_burst else FIRST_DELAY)
             settrace(None)  # a debugger's tracing is for the user's threads
-            if self._segments:
+            if self.log or self._posted:
                 self.flush()
                 last = time.monotonic()
             wake.acquire()
@@ -172,32 +242,33 @@ class OutStream(FollowsParent, io.TextIOBase):
     def __init__(self, buffer: OutputBuffer, name: str, fd: int) -> None:
         super().__init__()
         self._buffer = buffer
+        buffer.fds[name] = fd
         self.name = name
         self._fd = fd
         self._bytes = BytesStream(self)
+        # One object, since threads of different executions may write at the same time.
+        self._latest: tuple[Cause, Origin] = (("", {}), ("", name))
 
     def write(self, text: str) -> int:
         """Write text.
 
         Raises:
             TypeError: ``text`` is not a str.
-            ValueError: The stream is closed.
         """
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text)}")
-        if self.closed:
-            raise ValueError("I/O operation on closed file")
-        if text:
-            if self._buffer.is_forked:
-                self._write_directly(text)
-            else:
-                self._buffer.write(self.name, text)
+        cause = cause_of_context(None)
+        if cause is None:
+            cause = current_execution.latest
+        latest = self._latest
+        if latest[0] is not cause:
+            self._latest = latest = (cause, (cause[0], self.name))
+        buffer = self._buffer
+        buffer.log += (latest[1], text)
+        buffer.size = size = buffer.size + len(text)
+        if not buffer.is_armed or size >= FLUSH_SIZE:
+            buffer.on_write()
         return len(text)
-
-    def _write_directly(self, text: str) -> None:
-        data = memoryview(text.encode("utf-8", "replace"))
-        while data:
-            data = data[os.write(self._fd, data) :]
 
     def writelines(self, lines: Iterable[Any]) -> None:
         """Write each of the strings."""
@@ -231,6 +302,27 @@ class OutStream(FollowsParent, io.TextIOBase):
     def close(self) -> None:
         """Flush; a stream of a worker stays open, whoever closes it."""
         self.flush()
+
+    def record(self, recorder: Recorder | None) -> Recorder | None:
+        """Have what this execution writes from here on given to a recorder too, in pieces.
+
+        Args:
+            recorder: It; None for none.
+
+        Returns:
+            The recorder before it, which has got all that was written until now.
+        """
+        buffer = self._buffer
+        buffer.settle()
+        origin = (current_execution(), self.name)
+        before = buffer.recorders.pop(origin, None)
+        if recorder is not None:
+            buffer.recorders[origin] = recorder
+        return before
+
+    def settle(self) -> None:
+        """Let recorders have what they have not got yet."""
+        self._buffer.settle()
 
     def _is_master_process(self) -> bool:
         # Asked by test suites of front ends, and by libraries that fork.

@@ -15,12 +15,14 @@ import threading
 import warnings
 from collections import deque
 
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_message
-from pyrepl_kernel.protocol.messages import Message
+from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_parts
+from pyrepl_kernel.protocol.messages import Buffer, Message
 
 __all__ = ["Channel", "ChannelClosed"]
 
-_CHUNK = 128 * 1024
+_CHUNK = 64 * 1024  # larger ones are fetched from the system and given back each time
+
+_ROOM = 1 << 20  # bytes on their way to the session
 
 
 class ChannelClosed(Exception):
@@ -30,16 +32,26 @@ class ChannelClosed(Exception):
 class Channel:
     """Messages to and from the session.
 
+    Without a socket nothing arrives, and what is sent goes nowhere: so it is in a template, whose
+    forks attach the sockets that they are handed.
+
     Args:
-        sock: The protocol's socket, in blocking mode.
+        sock: The protocol's socket, in blocking mode; None until one is attached.
         max_frame_size: Largest frame body either way, in bytes.
 
     Attributes:
         max_frame_size: The same, for what is sent from now on.
+        is_attached: Whether there is a socket.
     """
 
-    def __init__(self, sock: socket.socket, max_frame_size: int = MAX_FRAME_SIZE) -> None:
-        self._sock = sock
+    _sock: socket.socket
+
+    def __init__(
+        self, sock: socket.socket | None = None, max_frame_size: int = MAX_FRAME_SIZE
+    ) -> None:
+        self.is_attached = sock is not None
+        if sock is not None:
+            self._sock = _with_room(sock)
         self.max_frame_size = max_frame_size
         self._decoder = FrameDecoder(max_frame_size)
         self._received: deque[bytes] = deque()
@@ -48,7 +60,7 @@ class Channel:
         self._post_lock = threading.RLock()
         self._send_lock = threading.RLock()
         # Frames to send, how many of them are out, and what the socket took of the next one.
-        self._outgoing: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
+        self._outgoing: tuple[list[Buffer], int, deque[int]] = ([], 0, deque())
         self._is_sending = False
         self._pid = os.getpid()
         os.register_at_fork(after_in_child=self._after_fork)
@@ -58,7 +70,18 @@ class Channel:
         self._read_lock = threading.RLock()
         self._post_lock = threading.RLock()
         self._send_lock = threading.RLock()
-        self._sock.close()
+        if self.is_attached:
+            self._sock.close()
+
+    def attach(self, sock: socket.socket) -> None:
+        """Talk to a session through a socket of this process's own, from the beginning."""
+        self._sock = _with_room(sock)
+        self._pid = os.getpid()
+        self._decoder = FrameDecoder(self.max_frame_size)
+        self._received.clear()
+        self._outgoing = ([], 0, deque())
+        self._is_sending = False
+        self.is_attached = True
 
     @property
     def is_ours(self) -> bool:
@@ -66,8 +89,8 @@ class Channel:
         return os.getpid() == self._pid
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._sock.fileno()
+        """The socket's descriptor; -1 without one."""
+        return self._sock.fileno() if self.is_attached else -1
 
     # ---------------------------------------------------------------- sending
 
@@ -76,17 +99,25 @@ class Channel:
         self.post(*messages)
         self.flush()
 
-    def post(self, *messages: Message) -> None:
-        """Queue messages for the next ``flush``; never waits for the session."""
+    def post(self, *messages: Message) -> int:
+        """Queue messages for the next ``flush``; never waits for the session.
+
+        Returns:
+            How many bytes they take.
+        """
+        if not self.is_attached:
+            return 0
         if not self.is_ours:
             warnings.warn(
                 "a forked child cannot display anything but text in the notebook", stacklevel=3
             )
-            return
-        data = b"".join([encode_message(message, self.max_frame_size) for message in messages])
-        if data:
-            with self._post_lock:
-                self._outgoing[0].append(data)
+            return 0
+        parts: list[Buffer] = []
+        for message in messages:
+            parts += encode_parts(message, self.max_frame_size)
+        with self._post_lock:
+            self._outgoing[0].extend(parts)
+        return sum(map(len, parts))
 
     def flush(self) -> None:
         """Send what was posted; waits while the session does not take it."""
@@ -98,9 +129,11 @@ class Channel:
         try:
             self._is_sending = True
             while True:
-                fresh: tuple[list[bytes], int, deque[int]] = ([], 0, deque())
+                fresh: tuple[list[Buffer], int, deque[int]] = ([], 0, deque())
                 with self._post_lock:
                     frames, index, taken = self._outgoing
+                    if not taken:
+                        _join(frames, index)
                     try:
                         frame = frames[index]
                     except IndexError:
@@ -133,7 +166,7 @@ class Channel:
                 message = self._next_message()
                 if message is not None:
                     return message
-                self._received.extend(map(self._sock.recv, (_CHUNK,)))
+                self._read()
 
     def receive_nowait(self) -> Message | None:
         """The next message if one has arrived; None otherwise.
@@ -144,9 +177,16 @@ class Channel:
         with self._read_lock:
             message = self._next_message()
             if message is None and self.wait(0):
-                self._received.extend(map(self._sock.recv, (_CHUNK,)))
+                self._read()
                 message = self._next_message()
             return message
+
+    def _read(self) -> None:
+        try:
+            self._received.extend(map(self._sock.recv, (_CHUNK,)))
+        except ConnectionResetError:
+            # It has closed its end with something of ours unread, a cell's last output perhaps.
+            raise ChannelClosed from None
 
     def _next_message(self) -> Message | None:
         while self._received:
@@ -158,6 +198,26 @@ class Channel:
 
     def wait(self, timeout: float) -> bool:
         """Whether something arrives within ``timeout`` seconds."""
+        if not self.is_attached:
+            return False
         poll = select.poll()
         poll.register(self._sock.fileno(), select.POLLIN)
         return bool(poll.poll(timeout * 1000))
+
+
+def _with_room(sock: socket.socket) -> socket.socket:
+    """The socket, with room for a large piece: fewer wakings of either side. As far as allowed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+    return sock
+
+
+def _join(parts: list[Buffer], index: int) -> None:
+    """Make one of the small parts from an index on: one system call, one reader woken."""
+    end, size = index, 0
+    while end < len(parts) and size < _CHUNK and len(parts[end]) < _CHUNK:
+        size += len(parts[end])
+        end += 1
+    if end - index > 1:
+        joined = b"".join(parts[index:end])
+        # In place: a signal handler may have added more in the meantime.
+        parts[index:end] = (joined,)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pyrepl_kernel.protocol.messages import CommMessage, ReceptiveMessage, ResultMessage
+from pyrepl_kernel.protocol.messages import Buffer, CommMessage, ReceptiveMessage, ResultMessage
 from pyrepl_kernel.worker.imports import when_imported
 from pyrepl_kernel.worker.interrupts import Interrupts
 from pyrepl_kernel.worker.parent import current_execution
@@ -31,15 +31,18 @@ __all__ = ["CommInbox", "Comms", "as_buffers"]
 log = logging.getLogger("pyrepl_kernel.worker")
 
 
-def as_buffers(buffers: Any) -> list[bytes]:
-    """What a caller gives as buffers (bytes, memoryviews, arrays), as bytes.
+def as_buffers(buffers: Any) -> list[Buffer]:
+    """What a caller gives as buffers (bytes, memoryviews, arrays), as bytes that stay as they are.
 
     Raises:
         TypeError: One of them is not made of bytes.
         ValueError: One of them is not contiguous.
     """
-    result = []
+    result: list[Buffer] = []
     for buffer in buffers or ():
+        if type(buffer) is bytes:
+            result.append(buffer)  # nobody can change it before it is sent
+            continue
         view = memoryview(buffer)
         if not view.contiguous:
             raise ValueError(f"a buffer of shape {view.shape} is not contiguous")
@@ -53,18 +56,28 @@ class Comms:
     Args:
         shell: IPython.
         send: Sends a message, after the text written before it.
+        send_soon: The same, but in a burst with what follows within moments.
 
     Attributes:
+        is_answering: Whether a message is being served whose result is sent right after that:
+            what its handler sends may wait for it.
         handlers: ``comm_open`` and so on → what is called instead of the manager's own method;
             the kernel object shows the same dict to users.
         when_bound: Called when the user's code has imported ``comm``.
     """
 
-    def __init__(self, shell: ZMQInteractiveShell, send: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        shell: ZMQInteractiveShell,
+        send: Callable[..., None],
+        send_soon: Callable[..., None],
+    ) -> None:
+        self.is_answering = False
         self.handlers: Mapping[str, Callable[..., Any]] = {}
         self.when_bound: Callable[[], None] = lambda: None
         self._shell = shell
         self._send = send
+        self._send_soon = send_soon
         self._manager: Any = None
         when_imported("comm", self._bind)
         # It binds comm to itself when it is imported.
@@ -80,7 +93,8 @@ class Comms:
         return self._manager
 
     def _bind(self, module: ModuleType) -> None:
-        send, shell = self._send, self._shell
+        shell = self._shell
+        comms = self
 
         class Comm(module.base_comm.BaseComm):  # type: ignore[name-defined]
             """A comm that speaks to this session's front end."""
@@ -97,7 +111,7 @@ class Comms:
                 buffers: list[Any] | None = None,
                 **keys: Any,
             ) -> None:
-                send(
+                comms._send_message(
                     CommMessage(
                         msg_type.removeprefix("comm_"),
                         self.comm_id,
@@ -117,6 +131,9 @@ class Comms:
         module.create_comm = Comm  # type: ignore[attr-defined]
         module.get_comm_manager = get_comm_manager  # type: ignore[attr-defined]
         self.when_bound()
+
+    def _send_message(self, message: CommMessage) -> None:
+        (self._send_soon if self.is_answering else self._send)(message)
 
     @property
     def is_bound(self) -> bool:
@@ -148,6 +165,7 @@ class CommInbox:
         send: Sends a message, after the text written before it.
         interrupts: Told when user code runs.
         get_loop: Gives the asyncio loop: None where none is needed yet, unless one is asked for.
+        is_interrupted: Asked, when a signal came before a message was served, whether it was meant.
     """
 
     def __init__(
@@ -157,14 +175,15 @@ class CommInbox:
         send: Callable[..., None],
         interrupts: Interrupts,
         get_loop: Callable[[bool], CellLoop | None],
+        is_interrupted: Callable[[str], bool],
     ) -> None:
+        self._is_interrupted = is_interrupted
         self._comms = comms
         self._shell = shell
         self._send = send
         self._interrupts = interrupts
         self._get_loop = get_loop
         self._closed_for = ""  # the cell at work, unless the session knows that it may be disturbed
-        comms.when_bound = self._open_if_awaiting
 
     def begin_cell(self, execution_id: str) -> None:
         """A cell begins, and comm messages have to wait."""
@@ -176,7 +195,8 @@ class CommInbox:
             cell, self._closed_for = self._closed_for, ""
             self._send(ReceptiveMessage(cell))
 
-    def _open_if_awaiting(self) -> None:
+    def open_if_awaiting(self) -> None:
+        """The same, once ``comm`` is bound, for a cell that awaits already."""
         if self._interrupts.task is not None:
             self.open()
 
@@ -191,7 +211,7 @@ class CommInbox:
                 self._settle(self._comms.receive(parent["msg_type"], parent))
             else:
                 current_execution.begin(message.id, parent)
-                self._receive_between_cells(parent)
+                self._receive_between_cells(message.id, parent)
         except (Exception, KeyboardInterrupt) as error:
             problem = error
             log.exception("a comm's handler failed")
@@ -209,15 +229,19 @@ class CommInbox:
         if is_in_cell and isinstance(problem, KeyboardInterrupt):
             raise problem  # it was the cell that was meant
 
-    def _receive_between_cells(self, parent: dict[str, Any]) -> None:
+    def _receive_between_cells(self, execution_id: str, parent: dict[str, Any]) -> None:
         loop = self._get_loop(False)
         try:
-            self._interrupts.begin()
+            if self._interrupts.begin() and self._is_interrupted(execution_id):
+                raise KeyboardInterrupt
             if loop is not None:
                 loop.show()  # handlers make tasks
+            self._comms.is_answering = True
             self._settle(self._comms.receive(parent["msg_type"], parent))
         finally:
+            self._comms.is_answering = False
             self._interrupts.is_listening = False  # no call, as in the executor
+            self._interrupts.install()
             loop = self._get_loop(False)  # perhaps it is there only since the handler ran
             if loop is not None:
                 loop.hide()

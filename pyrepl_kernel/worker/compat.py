@@ -38,5 +38,10 @@ def fit_into_ipykernel(shell: ZMQInteractiveShell) -> None:
     instance("ipykernel.kernelbase", "Kernel", "kernel")
     instance("ipykernel.kernelapp", "IPKernelApp", "app")
     when_imported("ipykernel.iostream", lambda loaded: loaded.OutStream.register(OutStream))
+    # ipykernel's own looks for a stream between two of its threads where there are subshells.
+    when_imported(
+        "ipykernel.eventloops",
+        lambda loaded: setattr(loaded, "get_shell_stream", lambda kernel: kernel.shell_stream),
+    )
     stand_in_for("ipykernel")
     stand_in_for("ipykernel.zmqshell")

@@ -29,7 +29,12 @@ from IPython.core.inputtransformer2 import leading_empty_lines
 
 import pyrepl_kernel
 from pyrepl_kernel.errors import FrameTooLarge
-from pyrepl_kernel.protocol.messages import DebugEventMessage, DebugMessage, DebugReplyMessage
+from pyrepl_kernel.protocol.messages import (
+    DebugEventMessage,
+    DebugMessage,
+    DebugReplyMessage,
+    Message,
+)
 from pyrepl_kernel.worker.capture import OutputBuffer
 from pyrepl_kernel.worker.channel import Channel, ChannelClosed
 from pyrepl_kernel.worker.dap import (
@@ -94,6 +99,7 @@ class Debugger:
         output: What is unsent of it goes before the news of a stop.
         shell: Its cells are what is debugged.
         interrupts: Has to end a cell that stands at a breakpoint.
+        pass_on: Gets the messages that are not for the debugger.
     """
 
     def __init__(
@@ -102,15 +108,18 @@ class Debugger:
         output: OutputBuffer,
         shell: ZMQInteractiveShell,
         interrupts: Interrupts,
+        pass_on: Callable[[Message], None],
     ) -> None:
         self._channel = channel
         self._output = output
         self._shell = shell
         self._interrupts = interrupts
+        self._pass_on = pass_on
         self._connection: DapConnection | None = None
         self._pending: dict[int, tuple[Call | None, Then]] = {}
         self._explorer: VariableExplorer | None = None
         self._is_stopped = False
+        self._untold: dict[str, Any] | None = None  # a stop whose threads debugpy was asked for
         self._removed_at: int | None = None  # where leading_empty_lines was among the transforms
         self._handlers: dict[str, Callable[[Call], None]] = {
             "initialize": self._initialize,
@@ -138,9 +147,11 @@ class Debugger:
 
     # ----------------------------------------------------------------- serving
 
-    def serve(self) -> None:
-        """Answer requests until the session is gone."""
+    def serve(self, request: DebugMessage) -> None:
+        """Answer a first request, and others until the session is gone."""
         try:
+            self._handle(Call(request, self._send))
+            self._receive_requests()  # what has been read with it does not show on the socket
             while True:
                 for descriptor in self._wait():
                     if descriptor == self._channel.fileno():
@@ -161,6 +172,8 @@ class Debugger:
         while (message := self._channel.receive_nowait()) is not None:
             if isinstance(message, DebugMessage):
                 self._handle(Call(message, self._send))
+            else:
+                self._pass_on(message)
 
     def _handle(self, call: Call) -> None:
         try:
@@ -206,8 +219,12 @@ class Debugger:
         if kind == "stopped":
             self._is_stopped = True
             self._output.flush()  # what was printed before it stopped
+            self._untold = event
             self._request("threads", {}, lambda answer: self._tell_stopped(event, answer))
             return
+        if kind == "continued" and self._untold is not None:
+            # Told in the wrong order, it would be stopped for good.
+            self._tell_stopped(self._untold, {})
         self._send(DebugEventMessage(event))
         if kind == "continued":
             self._is_stopped = False
@@ -225,9 +242,12 @@ class Debugger:
             self._pending[seq] = (None, _ignore)
 
     def _tell_stopped(self, event: dict[str, Any], answer: Response) -> None:
+        if self._untold is not event:
+            return  # it was told when the thread ran on
+        self._untold = None
         body = event.get("body", {})
         threads = [body.get("threadId", 1)]
-        if body.get("allThreadsStopped"):
+        if body.get("allThreadsStopped") and answer:
             threads = [thread["id"] for thread in answer.get("body", {}).get("threads", [])]
         self._send(DebugEventMessage(event, threads))
 
@@ -302,6 +322,7 @@ class Debugger:
         connection, self._connection = self._connection, None
         pending, self._pending = self._pending, {}
         self._is_stopped = False
+        self._untold = None
         self._interrupts.release = None
         self._restore_leading_lines()
         if connection is not None:

@@ -11,12 +11,12 @@ from IPython.core.async_helpers import _asyncio_runner
 
 from pyrepl_kernel.protocol.messages import ExecuteMessage, ResultMessage
 from pyrepl_kernel.worker.interrupts import Interrupts
-from pyrepl_kernel.worker.shell import ZMQInteractiveShell, text_of
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell, of_thread, text_of
 
 if TYPE_CHECKING:
     from pyrepl_kernel.worker.loop import CellLoop
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "parent_of", "send_result"]
 
 
 class Executor:
@@ -37,7 +37,6 @@ class Executor:
         on_await: Callable[[], None],
     ) -> None:
         self._shell = shell
-        shell.before_code = interrupts.begin_code
         self._interrupts = interrupts
         self._get_loop = get_loop
         self._on_await = on_await
@@ -55,22 +54,32 @@ class Executor:
         try:
             try:
                 if interrupts.begin() and is_interrupted():
-                    raise KeyboardInterrupt
+                    raise interrupts.make_exception()
                 outcome = self._run_cell(message)
                 return self._result(message, outcome)
             finally:
                 # No call: in one, the next signal could raise before anything has changed.
                 interrupts.is_listening = False
                 interrupts.task = None
-        except KeyboardInterrupt as error:
+                interrupts.install()
+        except (KeyboardInterrupt, Exception) as error:
             # It came when IPython was not in charge: before the cell, or after it.
-            shell.showtraceback((KeyboardInterrupt, error, None), tb_offset=0)
-            return self._failure(message, error, count)
+            problem = _interrupt_behind(error) or error
+            shell.showtraceback((type(problem), problem, None), tb_offset=0)
+            return self._failure(message, problem, count)
+
+    def _real_error(self, error: BaseException | None) -> BaseException | None:
+        """The error that a cell ended with: where a limit has cancelled it, that limit."""
+        reason = self._interrupts.cancelled_by
+        is_limit = reason is not None and type(reason) is not KeyboardInterrupt
+        return reason if is_limit and type(error).__name__ == "CancelledError" else error
 
     def _run_cell(self, message: ExecuteMessage) -> Any:
         shell = self._shell
         code = message.code
-        shell.compile.keeps_source = message.capture_source
+        of_thread.keeps_source = message.capture_source
+        of_thread.before_code = self._interrupts.begin_code
+        of_thread.real_error = self._real_error
         arguments: dict[str, Any] = {
             "store_history": message.store_history and message.capture_source,
             "silent": message.silent,
@@ -110,8 +119,8 @@ class Executor:
         self, code: str, transformed: str, problem: Any, arguments: dict[str, Any]
     ) -> Any:
         shell = self._shell
-        shell._last_traceback = None
-        shell.failed_display = False
+        of_thread.last_traceback = None
+        of_thread.failed_display = False
         loop = self._get_loop(True)
         assert loop is not None
         coroutine = shell.run_cell_async(
@@ -133,14 +142,17 @@ class Executor:
 
     def _result(self, message: ExecuteMessage, outcome: Any) -> ResultMessage:
         shell = self._shell
-        error = outcome.error_before_exec or outcome.error_in_exec
-        if not outcome.success or shell.failed_display:
-            return self._failure(message, error, shell.execution_count - 1)
+        error = of_thread.real_error(outcome.error_before_exec or outcome.error_in_exec)
+        count = shell.execution_count - 1
+        if outcome.info.store_history and outcome.execution_count and not message.silent:
+            count = outcome.execution_count  # a subshell may have counted on meanwhile
+        if not outcome.success or of_thread.failed_display:
+            return self._failure(message, error, count)
         expressions = message.user_expressions
         return ResultMessage(
             message.id,
             "ok",
-            execution_count=shell.execution_count - 1,
+            execution_count=count,
             user_expressions=shell.user_expressions(expressions) if expressions else {},
             payload=self._take_payload(),
             next_count=shell.execution_count,
@@ -157,15 +169,56 @@ class Executor:
             payload=self._take_payload(),
             ename=type(error).__name__,
             evalue=text_of(error),
-            traceback=list(shell._last_traceback or []),
+            traceback=list(of_thread.last_traceback or []),
             next_count=shell.execution_count,
         )
 
     def _take_payload(self) -> list[Any]:
         manager = self._shell.payload_manager
         payload: list[Any] = manager.read_payload()
-        manager.clear_payload()
+        if payload:
+            manager.clear_payload()
         return payload
+
+
+def parent_of(message: ExecuteMessage) -> dict[str, Any]:
+    """The execute_request that stands behind a cell."""
+    return {
+        "header": message.parent or {"msg_id": message.id, "msg_type": "execute_request"},
+        "parent_header": {},
+        "metadata": message.metadata,
+        "content": {"code": message.code, "silent": message.silent},
+        "msg_id": message.parent.get("msg_id", message.id),
+        "msg_type": "execute_request",
+        "buffers": [],
+    }
+
+
+def send_result(send: Callable[..., None], result: ResultMessage) -> None:
+    """Send a cell's result, or say why it cannot be sent."""
+    try:
+        send(result)
+    except Exception as error:
+        # User expressions or payloads of the user's own making that no message can carry.
+        send(
+            ResultMessage(
+                result.execution_id,
+                "error",
+                execution_count=result.execution_count,
+                ename=type(error).__name__,
+                evalue=f"the cell's reply cannot be sent: {error}",
+                next_count=result.next_count,
+            )
+        )
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an error goes back to: IPython stumbles over one that comes while it
+    deals with another."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause
 
 
 _TAKES_METADATA = "cell_meta" in inspect.signature(ZMQInteractiveShell.run_cell_async).parameters

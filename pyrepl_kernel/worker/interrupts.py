@@ -7,23 +7,44 @@ at a breakpoint    KeyboardInterrupt there
 between cells      nothing, but it is remembered: the session names the cell that it meant in
                    an interrupt message sent before the signal, and if that is the cell about
                    to begin, then the cell ends before it begins
+
+A handler that the user's code sets is in force until its cell ends. Python's own debugger sets one
+with ``continue`` and leaves it: the next cell's interrupt would be a breakpoint.
+
+Python runs handlers between two bytecodes, and in a system call that a signal ends. One that comes
+after its last look and before the call blocks is heard of only when the call returns. Nothing here
+can notice that; the session sends ``WAKING`` after each interrupt, a signal without a meaning that
+ends the call, upon which the handler of the first one runs.
+
+Where no exception can be raised (``__del__``, callbacks of weak references, the hooks of fork)
+Python swallows the KeyboardInterrupt, and says so to ``sys.unraisablehook``. The next of those
+signals raises another one.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the standard library's own; no stubs
 import _thread
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["InterruptGuard", "Interrupts", "SignalledWait", "user_part"]
+__all__ = ["WAKING", "InterruptGuard", "Interrupts", "SignalledWait", "user_part"]
+
+_SIGINT = int(signal.SIGINT)
+_DEFAULT = int(signal.SIG_DFL)
+WAKING = signal.SIGURG
+"""What the session sends after an interrupt; ignored where nobody waits for it."""
+_WAKING = int(WAKING)
 
 
 def user_part(traceback: TracebackType | None) -> TracebackType | None:
@@ -48,7 +69,8 @@ class SignalledWait:
     """Waits for a descriptor so that no signal is slept through.
 
     One that comes just before a system call blocks would not end that call, and its handler would
-    run only after it. Here it makes a second descriptor readable, before or during the wait.
+    run only after it. Here it makes a second descriptor readable, before or during the wait. Who
+    was told of signals before (an asyncio loop with signal handlers) hears of them all the same.
 
     Args:
         fd: What is waited for.
@@ -63,6 +85,7 @@ class SignalledWait:
     def __enter__(self) -> SignalledWait:
         if self._is_main:  # no handler runs in another thread
             self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
             self._poll.register(self._read, select.POLLIN)
             self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -71,6 +94,7 @@ class SignalledWait:
     def __exit__(self, *exc_info: object) -> None:
         if self._is_main:
             signal.set_wakeup_fd(self._previous)
+            self._pass_on()
             os.close(self._read)
             os.close(self._write)
 
@@ -78,27 +102,38 @@ class SignalledWait:
         """Wait until the descriptor is readable; a signal's handler runs at once, and may raise."""
         for fd, _ in self._poll.poll():
             if self._is_main and fd == self._read:
-                os.read(fd, 4096)
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        with suppress(BlockingIOError):  # there was none; or it is full, and its reader wakes up
+            signals = os.read(self._read, 4096)
+            if self._previous != -1:
+                os.write(self._previous, signals)
 
 
 class InterruptGuard:
-    """Puts KeyboardInterrupt off to the end of a block of the main thread's."""
+    """Puts KeyboardInterrupt off to the end of a block of the main thread's.
 
-    def __init__(self) -> None:
-        self._main = _thread.get_ident()
+    Args:
+        make_exception: Gives what is raised then.
+    """
+
+    def __init__(self, make_exception: Callable[[], KeyboardInterrupt] = KeyboardInterrupt) -> None:
+        self._make_exception = make_exception
+        self.main = _thread.get_ident()
         self._depth = 0
         self._is_pending = False
 
     def __enter__(self) -> None:
-        if _thread.get_ident() == self._main:
+        if _thread.get_ident() == self.main:
             self._depth += 1
 
     def __exit__(self, *exc_info: object) -> None:
-        if _thread.get_ident() == self._main:
+        if _thread.get_ident() == self.main:
             self._depth -= 1
             if self._is_pending and not self._depth:
                 self._is_pending = False
-                raise KeyboardInterrupt
+                raise self._make_exception()
 
     def put_off(self) -> bool:
         """Called for a signal: whether it has to wait for the end of the block."""
@@ -108,23 +143,37 @@ class InterruptGuard:
 
 
 class Interrupts:
-    """The handler of SIGINT, and what it needs to know."""
+    """The handler of SIGINT, and what it needs to know.
 
-    def __init__(self) -> None:
-        self.guard = InterruptGuard()
+    Args:
+        make_exception: Gives what an interrupt raises: its class says why the cell is interrupted.
+    """
+
+    def __init__(self, make_exception: Callable[[], KeyboardInterrupt] = KeyboardInterrupt) -> None:
+        self.make_exception = make_exception
+        self.guard = InterruptGuard(make_exception)
         self.task: asyncio.Task[Any] | None = None
         """The task of a cell that awaits; an interrupt cancels it."""
         self.release: Callable[[FrameType | None], bool] | None = None
         """Lets a cell run on that a debugger has stopped; False when it was not stopped."""
         self.is_listening = False
-        self._was_cancelled = False
+        self.cancelled_by: KeyboardInterrupt | None = None
+        """Why the task of a cell that awaits was cancelled; None if it was not."""
         self._seen_between = False
         self._is_preparing = False
         self._is_owed = False
+        self._was_swallowed = False
 
     def install(self) -> None:
-        """Take SIGINT over."""
-        signal.signal(signal.SIGINT, self.handle)
+        """Take SIGINT over, or back from what the user's code has set."""
+        # Always: what a C library has set does not show in Python.
+        # By the module below ``signal``, which turns numbers into enums and back: that takes ten
+        # times as long as the system call, and this is done twice for each cell.
+        _signal.signal(_SIGINT, self.handle)
+        if _signal.getsignal(_WAKING) == _DEFAULT:
+            _signal.signal(_WAKING, self._wake)
+        if sys.unraisablehook is sys.__unraisablehook__:
+            sys.unraisablehook = self._note_unraisable
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -134,20 +183,38 @@ class Interrupts:
         self._is_owed = self._is_preparing
         if self.guard.put_off():
             return
+        exception = self.make_exception()
         if self.release is not None and self.release(frame):
-            raise KeyboardInterrupt
-        if self.task is not None and not self._was_cancelled and not _is_at_work(self.task):
-            self._was_cancelled = True
-            loop = self.task.get_loop()
-            loop.call_soon_threadsafe(self.task.cancel)
+            raise exception
+        if self.task is not None and self.cancelled_by is None and not _is_at_work(self.task):
+            self.cancelled_by = exception
+            # Now, and not by a callback: the task's next step may stand before it, and never end.
+            self.task.cancel(*exception.args)
+            self.task.get_loop().call_soon_threadsafe(_do_nothing)  # it may wait for something
         else:
-            raise KeyboardInterrupt
+            raise exception
+
+    def _wake(self, number: int, frame: FrameType | None) -> None:
+        """The handler of ``WAKING``: that there is one is what ends a system call."""
+        if self._was_swallowed and self.is_listening:
+            self._was_swallowed = False
+            self.handle(number, frame)
+
+    def _note_unraisable(self, problem: sys.UnraisableHookArgs, /) -> None:
+        """Python's hook, which says what it makes of an exception that it cannot raise."""
+        is_interrupt = issubclass(problem.exc_type, KeyboardInterrupt) and self.is_listening
+        if is_interrupt and _thread.get_ident() == self.guard.main:
+            self._was_swallowed = not self._is_preparing
+        else:
+            sys.__unraisablehook__(problem)
 
     def begin(self) -> bool:
         """User code is about to run. True when a signal has arrived since the last one ended."""
-        self._was_cancelled = False
+        self.install()
+        self.cancelled_by = None
         self._is_preparing = True
         self._is_owed = False
+        self._was_swallowed = False
         self.is_listening = True  # first: a signal from here on raises, and one before it is seen
         seen = self._seen_between
         self._seen_between = False
@@ -163,7 +230,11 @@ class Interrupts:
         self._is_preparing = False
         if self._is_owed:
             self._is_owed = False
-            raise KeyboardInterrupt
+            raise self.make_exception()
+
+
+def _do_nothing(*args: object) -> None:
+    """A loop's callback: that there is one is what ends its wait."""
 
 
 def _is_at_work(task: asyncio.Task[Any]) -> bool:

@@ -2,7 +2,8 @@
 
 Output of the main thread, of tasks and of whatever else carries the context of a cell belongs to
 that cell. A thread has no such context: its output goes to the cell that began last, unless the
-thread pins a request for itself.
+thread pins a request for itself. With subshells that is the last cell of the shell in which the
+thread was started.
 """
 
 from __future__ import annotations
@@ -12,14 +13,26 @@ from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
-__all__ = ["FollowsParent", "Parent", "current_execution", "header_of"]
+__all__ = [
+    "Cause",
+    "FollowsParent",
+    "Parent",
+    "cause_of_context",
+    "current_execution",
+    "header_of",
+    "let_threads_inherit",
+]
 
 Parent = Mapping[str, Any]
 """A Jupyter message that others refer to: a dict with ``header``, ``content`` and so on."""
 
-_Cause = tuple[str, Parent]
+Cause = tuple[str, Parent]
+"""An execution's id, and the message that asked for it."""
 
-_cause: ContextVar[_Cause] = ContextVar("pyrepl_cause")
+_cause: ContextVar[Cause] = ContextVar("pyrepl_cause")
+
+cause_of_context = _cause.get
+"""Gives the context's own cause, or what it is given where there is none."""
 
 
 def header_of(parent: Any) -> Parent:
@@ -28,31 +41,51 @@ def header_of(parent: Any) -> Parent:
     return header
 
 
+class _Shell:
+    """The main shell, or a subshell: what its threads without a context belong to."""
+
+    latest: Cause = ("", {})
+
+
+_main = _Shell()
+_shell: ContextVar[_Shell] = ContextVar("pyrepl_shell", default=_main)
+
+
 class _Current:
     """The execution, and the message that asked for it: the context's, or else the latest."""
 
-    _latest: _Cause = ("", {})
+    @property
+    def latest(self) -> Cause:
+        """Of the execution that began last in the shell that this context is of."""
+        return _shell.get().latest
 
     def begin(self, execution_id: str, parent: Parent | None = None) -> None:
-        """From here on this context, and all threads without one, belong to an execution."""
-        self._latest = cause = (execution_id, parent or {})
+        """From here on this context, and its shell's threads without one, are an execution's."""
+        cause = (execution_id, parent or {})
+        _shell.get().latest = cause
         _cause.set(cause)
 
-    def pin(self, execution_id: str, parent: Parent) -> Token[_Cause]:
+    def begin_subshell(self) -> None:
+        """From here on this thread, and those that it starts, have a latest cell of their own."""
+        _shell.set(_Shell())
+
+    def pin(self, execution_id: str, parent: Parent) -> Token[Cause]:
         """From here on this context belongs to an execution, and no other context does."""
         return _cause.set((execution_id, parent))
 
-    def unpin(self, token: Token[_Cause]) -> None:
+    def unpin(self, token: Token[Cause]) -> None:
         """Undo a ``pin``."""
         _cause.reset(token)
 
     def __call__(self) -> str:
-        return _cause.get(self._latest)[0]
+        cause = _cause.get(None)
+        return (_shell.get().latest if cause is None else cause)[0]
 
     @property
     def parent(self) -> Parent:
         """The message that asked for it."""
-        return _cause.get(self._latest)[1]
+        cause = _cause.get(None)
+        return (_shell.get().latest if cause is None else cause)[1]
 
     def name_of(self, parent: Parent) -> str:
         """The id of the execution that a message has asked for."""
@@ -62,6 +95,29 @@ class _Current:
 
 
 current_execution = _Current()
+
+
+def let_threads_inherit() -> None:
+    """Let a thread that is started in a subshell belong to that subshell."""
+    if threading.Thread.start is not _original_start:
+        return
+
+    def start(self: threading.Thread) -> None:
+        shell = _shell.get()
+        if shell is not _main:
+            run = self.run
+
+            def run_in_shell() -> None:
+                _shell.set(shell)
+                run()
+
+            self.run = run_in_shell  # type: ignore[method-assign]
+        _original_start(self)
+
+    threading.Thread.start = start  # type: ignore[method-assign]
+
+
+_original_start = threading.Thread.start
 
 
 class FollowsParent:

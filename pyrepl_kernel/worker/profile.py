@@ -135,13 +135,14 @@ class Profile:
     def run(self, shell: ZMQInteractiveShell, interrupts: Interrupts) -> None:
         """Run what is to be run before the first cell: extensions, startup files, lines of code."""
         if self._app is not None:
-            interrupts.begin()
             try:
+                interrupts.begin()
                 self._app.run(shell, self.notices)
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 self.notices.add(f"what is configured to run at the start ended: {_text(error)}")
             finally:
                 interrupts.is_listening = False  # no call, as in the executor
+                interrupts.install()
         self.notices.show_with_first_cell(shell)
 
 

@@ -12,6 +12,7 @@ from pyrepl_kernel.protocol.messages import (
     ErrorMessage,
     Message,
     OutputMessage,
+    SendMessage,
 )
 from pyrepl_kernel.worker.comms import as_buffers
 from pyrepl_kernel.worker.parent import current_execution
@@ -67,8 +68,16 @@ _FORMS: dict[str, Callable[[_Content, str], Message]] = {
 }
 
 
-def as_protocol(message: Mapping[str, Any], buffers: Any = None) -> Message | None:
-    """The protocol message for a Jupyter message; None if a worker sends none of its type.
+def as_protocol(
+    message: Mapping[str, Any], buffers: Any = None, channel: str = "iopub", ident: Any = None
+) -> Message:
+    """The protocol message for a Jupyter message.
+
+    Args:
+        message: The message, as ``Session.msg`` makes it.
+        buffers: Raw bytes beside its content.
+        channel: Where it is to go.
+        ident: To whom, as zmq's routing prefix: bytes, or a list of them.
 
     Raises:
         KeyError: The content lacks something that its type needs.
@@ -76,7 +85,10 @@ def as_protocol(message: Mapping[str, Any], buffers: Any = None) -> Message | No
     kind, content = message["msg_type"], message["content"]
     parent = message.get("parent_header")
     cause = current_execution.name_of(parent) if parent else current_execution()
-    if kind.startswith("comm_"):
+    form = _FORMS.get(kind)
+    if channel == "iopub" and form is not None:
+        return form(content, cause)
+    if channel == "iopub" and kind.startswith("comm_"):
         rest = dict(content)
         return CommMessage(
             kind.removeprefix("comm_"),
@@ -87,5 +99,12 @@ def as_protocol(message: Mapping[str, Any], buffers: Any = None) -> Message | No
             content=rest,
             execution_id=cause,
         )
-    form = _FORMS.get(kind)
-    return None if form is None else form(content, cause)
+    return SendMessage(
+        channel,
+        kind,
+        dict(content),
+        dict(message.get("metadata") or {}),
+        as_buffers(buffers),
+        [ident] if isinstance(ident, bytes) else [bytes(part) for part in ident or ()],
+        cause,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ from pyrepl_kernel.protocol.messages import (
 )
 from pyrepl_kernel.worker.shell import ZMQInteractiveShell
 
-__all__ = ["HANDLERS", "PATIENCE", "STALE"]
+__all__ = ["HANDLERS", "MESSAGES", "PATIENCE", "STALE", "answer"]
+
+log = logging.getLogger("pyrepl_kernel.worker")
 
 PATIENCE = 0.5
 """Seconds that a front end is made to wait for an answer while a cell runs."""
@@ -110,6 +113,27 @@ HANDLERS: dict[type[Message], tuple[Callable[..., Message], type[Any]]] = {
     HistoryMessage: (history, HistoryReplyMessage),
 }
 """Message type → what answers it, and the class of its answer."""
+
+
+def answer(shell: ZMQInteractiveShell, message: Message) -> Message:
+    """The answer to a request; where it fails, one that says why."""
+    handler, reply_class = HANDLERS[type(message)]
+    try:
+        return handler(shell, message)
+    except Exception as error:
+        log.exception("a %s request failed", message.type)
+        content = {
+            "status": "error",
+            "ename": type(error).__name__,
+            "evalue": str(error),
+            "traceback": [],
+        }
+        reply: Message = reply_class(message.id, content)
+        return reply
+
+
+MESSAGES: dict[str, type[Any]] = {f"{message.type.value}_request": message for message in HANDLERS}
+"""Jupyter's name of such a request → the message that stands for it."""
 
 STALE = (complete, inspect, is_complete)
 """What nobody wants to know any more once the front end has been told that the worker is busy."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, Literal
 
 from IPython.core import page
 from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
-from IPython.core.error import UsageError
+from IPython.core.history import HistoryOutput
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from IPython.core.usage import default_banner
 from IPython.utils.process import system
@@ -21,17 +25,23 @@ from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
 from pyrepl_kernel.errors import FrameTooLarge
+from pyrepl_kernel.protocol.cell_names import CELL_HASH_SEED, cell_hash
 from pyrepl_kernel.protocol.messages import DisplayMessage, ErrorMessage
+from pyrepl_kernel.worker.capture import OutStream
+from pyrepl_kernel.worker.formatting import quicken_formatters
 from pyrepl_kernel.worker.history import LazyHistory
 from pyrepl_kernel.worker.hooks import Hooked
 from pyrepl_kernel.worker.interrupts import user_part
-from pyrepl_kernel.worker.murmur import murmur2
 from pyrepl_kernel.worker.parent import FollowsParent, Parent, current_execution
 
-__all__ = ["CELL_HASH_SEED", "Compiler", "ZMQInteractiveShell", "cell_directory", "text_of"]
-
-CELL_HASH_SEED = 0xC70F6907
-"""Seed of the hash in a cell's file name, as front ends' debuggers compute it."""
+__all__ = [
+    "CELL_HASH_SEED",
+    "Compiler",
+    "ZMQInteractiveShell",
+    "cell_directory",
+    "of_thread",
+    "text_of",
+]
 
 Send = Callable[..., None]
 
@@ -51,26 +61,76 @@ def text_of(error: BaseException | None) -> str:
 
 def cell_directory() -> str:
     """Where cells pretend to lie: the directory part of their file names."""
-    return os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}")
+    return _directory_of(tempfile.gettempdir(), os.getpid())
+
+
+@lru_cache(maxsize=2)
+def _directory_of(temporary: str, pid: int) -> str:
+    return os.path.join(temporary, f"ipykernel_{pid}")
+
+
+class OfThread(threading.local):
+    """What each thread that runs cells has of its own, so that subshells do not mix it up.
+
+    Attributes:
+        keeps_source: Whether the cell's source goes to linecache.
+        before_code: Called when the cell's own code is about to run.
+        real_error: Gives the error to show for the one that was raised.
+        last_traceback: The traceback that was shown last in this thread.
+        failed_display: Whether the cell's value could not be shown.
+        is_formatting: Whether a value is being formatted.
+        bundle: The formatted value.
+        exec_result: What IPython will say of the cell.
+    """
+
+    keeps_source = True
+    last_traceback: list[str] | None = None
+    failed_display = False
+    is_formatting = False
+    bundle: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    exec_result: Any = None
+
+    def __init__(self) -> None:
+        self.before_code: Callable[[], None] = lambda: None
+        self.real_error: Callable[[Any], Any] = lambda error: error
+
+
+of_thread = OfThread()
 
 
 class Compiler(CachingCompiler):
     """Names cells as ipykernel does, and can keep a cell's source out of linecache."""
 
-    keeps_source = True
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_warmup = False
+        """Whether what is compiled is the warmup, which has no number."""
+        self._warmups: set[str] = set()
 
     def get_code_name(self, raw_code: str, code: str, number: int) -> str:
         """A file name for a cell, the same whenever its source is the same."""
         name = os.environ.get("IPYKERNEL_CELL_NAME")
         if name is not None:
             return name
-        return os.path.join(cell_directory(), f"{murmur2(raw_code, CELL_HASH_SEED)}.py")
+        return os.path.join(cell_directory(), f"{cell_hash(raw_code)}.py")
 
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         """Remember a cell's source under its name, unless it is not to be kept."""
-        if self.keeps_source:
-            return str(super().cache(transformed_code, number, raw_code))
-        return f"<hidden cell {murmur2(transformed_code, CELL_HASH_SEED)}>"
+        if of_thread.keeps_source:
+            name = str(super().cache(transformed_code, number, raw_code))
+            if self.is_warmup:
+                self._warmups.add(name)
+            elif self._warmups:
+                self._warmups.discard(name)  # a cell with the same source
+            return name
+        return f"<hidden cell {cell_hash(transformed_code)}>"
+
+    def format_code_name(self, name: str) -> tuple[str, str] | None:
+        """What tracebacks call a piece of code: a cell by its number, the warmup by that name."""
+        if name in self._warmups:
+            return "The", "warmup"
+        found: tuple[str, str] | None = super().format_code_name(name)
+        return found
 
 
 class CellDisplayPublisher(FollowsParent, Hooked, DisplayPublisher):
@@ -117,12 +177,28 @@ class CellDisplayHook(FollowsParent, Hooked, DisplayHook):
     """Sends the value of a cell's last expression to the session."""
 
     send: Send = _trait()
-    is_formatting = False
+
+    @property
+    def exec_result(self) -> Any:
+        """What IPython will say of this thread's cell."""
+        return of_thread.exec_result
+
+    @exec_result.setter
+    def exec_result(self, result: Any) -> None:
+        of_thread.exec_result = result
+
+    @property
+    def prompt_count(self) -> int:
+        """The number of this thread's cell."""
+        result = of_thread.exec_result
+        if result is not None and result.info.store_history and not result.info.silent:
+            return int(result.execution_count)
+        return int(self.shell.execution_count) - 1
 
     def start_displayhook(self) -> None:
         """A value is about to be formatted."""
-        self._bundle: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        self.is_formatting = True
+        of_thread.bundle = ({}, {})
+        of_thread.is_formatting = True
 
     def write_output_prompt(self) -> None:
         """The prompt is the front end's."""
@@ -131,12 +207,19 @@ class CellDisplayHook(FollowsParent, Hooked, DisplayHook):
         self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None
     ) -> None:
         """Keep the formatted value."""
-        self._bundle = (format_dict, md_dict or {})
+        of_thread.bundle = (format_dict, md_dict or {})
+
+    def log_output(self, format_dict: dict[str, Any]) -> None:
+        """Keep it in the history of outputs, after the text that was printed before it."""
+        if isinstance(sys.stdout, OutStream):
+            sys.stdout.settle()
+        super().log_output(format_dict)
 
     def finish_displayhook(self) -> None:
         """Send it, if it has any form at all."""
-        self.is_formatting = False
-        data, metadata = self._bundle
+        of_thread.is_formatting = False
+        data, metadata = of_thread.bundle
+        of_thread.bundle = ({}, {})
         if data and self._has_hooks:
             content = {
                 "data": data,
@@ -170,8 +253,12 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
     keepkernel_on_exit: bool | None = None
     connection_file = ""
     """Path of the connection file; empty outside Jupyter."""
+    has_subshells = False
+    """Whether front ends may create subshells."""
     session_name = ""
     """The session id of the Jupyter messages that stand for this worker's output."""
+    get_checkpoints: Callable[[], Any] = _trait()
+    """Gives what takes checkpoints."""
     make_kernel: Callable[[], Any] = _trait()
     """Makes what ``kernel`` is, when somebody asks for it."""
 
@@ -191,9 +278,15 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
         super().__init__(**traits)
         self.display_pub.send = self.send
         self.displayhook.send = self.send
-        self.before_code: Callable[[], None] = lambda: None
-        self._last_traceback: list[str] | None = None
-        self.failed_display = False
+
+    @property
+    def _last_traceback(self) -> list[str] | None:
+        """The last traceback of this thread's cell, as libraries look for it."""
+        return of_thread.last_traceback
+
+    @_last_traceback.setter
+    def _last_traceback(self, traceback: list[str] | None) -> None:
+        of_thread.last_traceback = traceback
 
     # -------------------------------------------------------- IPython's stages
 
@@ -202,16 +295,13 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
         self.history_manager = LazyHistory(shell=self, parent=self)
         self.configurables.append(self.history_manager)
 
+    def init_display_formatter(self) -> None:
+        """IPython's formatters, made quicker."""
+        quicken_formatters()
+        super().init_display_formatter()
+
     def init_environment(self) -> None:
-        """Colours for child processes that know them, and no pagers."""
-        os.environ.update(
-            TERM="xterm-color",
-            CLICOLOR="1",
-            FORCE_COLOR="1",
-            CLICOLOR_FORCE="1",
-            PAGER="cat",
-            GIT_PAGER="cat",
-        )
+        """The environment is prepared before there is a shell: see ``worker.surroundings``."""
 
     def init_hooks(self) -> None:
         """Let pagers be the front end's."""
@@ -230,16 +320,16 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
         self.magics_manager.register_alias("ed", "edit")
 
     def enable_gui(self, gui: str | None = None) -> None:
-        """Accept what needs no event loop of its own.
+        """Let a toolkit's event loop run between cells; None for none.
 
         Raises:
-            UsageError: The toolkit needs one, which this kernel does not run.
+            UsageError: It cannot run here.
         """
-        if gui not in (None, "inline", "asyncio"):
-            raise UsageError(
-                f"This kernel does not run the event loop of {gui!r}; "
-                "use %matplotlib inline or %matplotlib widget"
-            )
+        # What needs no loop is told apart without making the kernel object.
+        if gui not in (None, "inline", "asyncio") or "kernel" in self._trait_values:
+            from pyrepl_kernel.worker.gui import enable
+
+            enable(self.kernel, gui)
         self.active_eventloop = gui
 
     # ------------------------------------------------- what goes to the session
@@ -270,25 +360,46 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
 
     def run_cell(self, *args: Any, **kwargs: Any) -> Any:
         """As in IPython; the last traceback is the last cell's."""
-        self._last_traceback = None
-        self.failed_display = False
+        of_thread.last_traceback = None
+        of_thread.failed_display = False
         return super().run_cell(*args, **kwargs)
+
+    @contextmanager
+    def _tee(self, channel: Literal["stdout", "stderr"]) -> Iterator[None]:
+        """Keep a cell's text in the history of outputs, from which ``%notebook`` makes a file.
+
+        IPython does so by a wrapper around ``write``, which costs several times what the write
+        does, and keeps each piece of it. Here the text is kept as it is sent.
+        """
+        stream = getattr(sys, channel)
+        if isinstance(stream, OutStream):
+            outputs, count = self.history_manager.outputs, self.execution_count
+            before = stream.record(partial(_keep_text, outputs, count, _KINDS[channel]))
+            try:
+                yield
+            finally:
+                stream.record(before)
+        else:
+            with super()._tee(channel):
+                yield
 
     async def run_code(self, *args: Any, **kwargs: Any) -> Any:
         """As in IPython; from here on the user's own code runs."""
-        self.before_code()
+        of_thread.before_code()
         return await super().run_code(*args, **kwargs)
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
         etype, value, traceback = super()._get_exc_info(exc_tuple)
-        if etype is KeyboardInterrupt:
+        if (real := of_thread.real_error(value)) is not value:
+            etype, value = type(real), real
+        if issubclass(etype, KeyboardInterrupt):
             traceback = user_part(traceback)
         return etype, value, traceback
 
     def _showtraceback(self, etype: type[BaseException], evalue: Any, stb: list[str]) -> None:
-        if self.displayhook.is_formatting:
+        if of_thread.is_formatting:
             # The value of a cell that cannot be shown fails the cell.
-            self.failed_display = True
+            of_thread.failed_display = True
         self._last_traceback = stb
         name, text = etype.__name__, text_of(evalue)
         try:
@@ -333,6 +444,16 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
 
     system = system_piped
 
+
+def _keep_text(outputs: dict[int, list[HistoryOutput]], count: int, kind: Any, text: str) -> None:
+    earlier = outputs[count]
+    if earlier and earlier[-1].output_type == kind:
+        earlier[-1].bundle["stream"].append(text)
+    else:
+        earlier.append(HistoryOutput(output_type=kind, bundle={"stream": [text]}))
+
+
+_KINDS = {"stdout": "out_stream", "stderr": "err_stream"}
 
 InteractiveShellABC.register(ZMQInteractiveShell)
 

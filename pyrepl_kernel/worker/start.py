@@ -2,30 +2,115 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import faulthandler
 import socket
 import sys
 import traceback
-from typing import Any
-
-from IPython.core import release
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 from pyrepl_kernel.protocol.messages import ReadyMessage, StartMessage
+from pyrepl_kernel.session.spawn import NOTES_FD, STACKS_FD
 from pyrepl_kernel.worker.capture import OutputBuffer, OutStream
-from pyrepl_kernel.worker.channel import Channel, ChannelClosed
+from pyrepl_kernel.worker.channel import Channel
 from pyrepl_kernel.worker.debug import DebugPort
 from pyrepl_kernel.worker.interrupts import Interrupts
+from pyrepl_kernel.worker.notes import interruption
 from pyrepl_kernel.worker.profile import Profile
-from pyrepl_kernel.worker.shell import ZMQInteractiveShell, cell_directory
-from pyrepl_kernel.worker.worker import Worker, end_process
+from pyrepl_kernel.worker.shell import ZMQInteractiveShell
+from pyrepl_kernel.worker.surroundings import Surroundings, begin_here, introduce
+from pyrepl_kernel.worker.worker import Worker, end_process, receive_start
 
-__all__ = ["serve"]
-
-_INSTALLED = ("site-packages", "dist-packages")
+__all__ = ["Body", "serve"]
 
 
-def serve(sock: socket.socket, debug_sock: socket.socket) -> None:
+class Body:
+    """A worker that has not met its session yet.
+
+    Args:
+        channel: The protocol; it may have no socket yet.
+        interrupts: SIGINT's handler, which is installed already.
+        surroundings: Where it works.
+        ipython: Arguments of IPython's, perhaps none; None to load no configuration of the user's.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        interrupts: Interrupts,
+        surroundings: Surroundings,
+        ipython: Sequence[str] | None,
+    ) -> None:
+        self._channel = channel
+        self._interrupts = interrupts
+        self._surroundings = surroundings
+        self.output = OutputBuffer(channel, interrupts.guard)
+        sys.stdout = OutStream(self.output, "stdout", 1)
+        sys.stderr = OutStream(self.output, "stderr", 2)
+        self._profile = Profile(ipython)
+        self.shell = make_shell(self.output, self._profile)
+        self._debug = DebugPort(self.output, self.shell, interrupts)
+        self.worker = Worker(
+            channel, self.output, self.shell, interrupts, self._debug, surroundings
+        )
+
+    def live(self, start: StartMessage, debug_sock: socket.socket) -> NoReturn:
+        """Serve the session until it ends, and end the process.
+
+        Args:
+            start: The session's first message. Its options are
+
+                - ``history`` (bool): keep the user's history;
+                - ``connection_file`` (str): path of the kernel's connection file;
+                - ``subshells`` (bool): front ends may create subshells;
+                - ``autocheckpoint`` (bool): a checkpoint is taken after each cell;
+                - ``learn_imports`` (bool): tell the session what the user's code imports;
+                - ``session`` (str): the session id of the kernel's messages;
+                - ``argv`` (list of str): what ``sys.argv`` is to be;
+                - ``ipython`` (list of str): as in the constructor.
+            debug_sock: The debugger's socket.
+        """
+        shell = self.shell
+        introduce(shell, {"connection_file": "", "session": start.session_id, **start.options})
+        shell.has_subshells = bool(start.options.get("subshells"))
+        self.worker.learns_imports = bool(start.options.get("learn_imports"))
+        if start.options.get("history"):
+            shell.history_manager.postpone()
+        if start.options.get("autocheckpoint"):
+            self.worker.get_checkpoints().is_automatic = True
+        self._channel.send(ReadyMessage(start.session_id, self.worker.capabilities))
+        self._debug.listen(debug_sock, start.max_frame_size)
+        try:
+            self._profile.run(shell, self._interrupts)
+            self.worker.run()
+        except BaseException:
+            # A fault of ours. It belongs on the descriptor, where the session looks for last words.
+            traceback.print_exc(file=sys.__stderr__)
+            end_process(1)
+        end_process()
+
+    def live_forked(self, sock: socket.socket, debug_sock: socket.socket) -> NoReturn:
+        """The same for a process that was forked from one that was made without sockets.
+
+        Args:
+            sock: The protocol's socket.
+            debug_sock: The debugger's socket.
+        """
+        from pyrepl_kernel.worker.renewal import renew
+
+        self._channel.attach(sock)
+        start = receive_start(self._channel)
+        self._surroundings.enter(start)
+        self.worker.notices += renew()
+        faulthandler.enable(STACKS_FD)
+        self.worker.attach()
+        if not self._surroundings.has_moved:
+            begin_here(self.shell)
+        self.live(start, debug_sock)
+
+
+def serve(sock: socket.socket, debug_sock: socket.socket) -> NoReturn:
     """Be a worker: wait for the start message, get ready, serve, and end the process.
 
     Args:
@@ -33,88 +118,25 @@ def serve(sock: socket.socket, debug_sock: socket.socket) -> None:
         debug_sock: The debugger's socket.
     """
     channel = Channel(sock)
-    interrupts = Interrupts()
+    interrupts = Interrupts(partial(interruption, NOTES_FD))
     interrupts.install()
-    try:
-        start = channel.receive()
-    except ChannelClosed:
-        return
-    if not isinstance(start, StartMessage):
-        sys.exit(f"expected a start message, got {start!r}")
-    channel.max_frame_size = start.max_frame_size
-    enter_environment(start)
-    output = OutputBuffer(channel, interrupts.guard)
-    sys.stdout = OutStream(output, "stdout", 1)
-    sys.stderr = OutStream(output, "stderr", 2)
-    profile = Profile(start.options.get("ipython"))
-    shell = make_shell(output, start, profile)
-    debug = DebugPort(debug_sock, start.max_frame_size, output, shell, interrupts)
-    worker = Worker(channel, output, shell, interrupts, debug)
-    channel.send(
-        ReadyMessage(
-            start.session_id,
-            {
-                "python": platform.python_version(),
-                "implementation": sys.implementation.name,
-                "ipython": release.version,
-                "pid": os.getpid(),
-                "cell_directory": cell_directory(),
-            },
-        )
-    )
-    debug.listen()
-    try:
-        profile.run(shell, interrupts)
-        worker.run()
-    except BaseException:
-        # A fault of ours. It belongs on the descriptor, where the session looks for last words.
-        traceback.print_exc(file=sys.__stderr__)
-        end_process(1)
-    end_process()
+    start = receive_start(channel)
+    surroundings = Surroundings()
+    surroundings.enter(start)
+    Body(channel, interrupts, surroundings, start.options.get("ipython")).live(start, debug_sock)
 
 
-def enter_environment(start: StartMessage) -> None:
-    """Apply the directory and the environment that the start message gives."""
-    if start.env:
-        os.environ.update(start.env)
-    if start.cwd is not None:
-        os.chdir(start.cwd)
-    if "" not in sys.path:
-        # As under ipykernel: modules of the working directory, wherever that may move to, come
-        # before what is installed, but after the standard library.
-        ends = [n for n, path in enumerate(sys.path) if path.endswith(_INSTALLED)]
-        sys.path.insert(ends[0] if ends else 0, "")
-    sys.argv = list(start.options.get("argv") or ["pyrepl_kernel"])
-    if not os.environ.get("MPLBACKEND"):
-        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-
-
-def make_shell(output: OutputBuffer, start: StartMessage, profile: Profile) -> ZMQInteractiveShell:
+def make_shell(output: OutputBuffer, profile: Profile) -> ZMQInteractiveShell:
     """Build IPython.
 
     Args:
         output: Where its displays and errors go.
-        start: Its options are
-
-            - ``history`` (bool): keep the user's history;
-            - ``connection_file`` (str): path of the kernel's connection file;
-            - ``session`` (str): the session id of the kernel's messages;
-            - ``ipython`` (list of str): arguments of IPython's, perhaps none; without this option
-              no configuration of the user's is loaded.
         profile: The configuration.
     """
-    options = start.options
-    traits: dict[str, Any] = {"send": output.send_after_output, "user_ns": {}}
+    traits: dict[str, Any] = {"send": output.send_soon, "user_ns": {}}
     shell = profile.make_shell(ZMQInteractiveShell, **traits)
-    shell.connection_file = options.get("connection_file", "")
-    shell.session_name = options.get("session") or start.session_id
-    # What some libraries look for instead of the shell's class.
-    shell.config.IPKernelApp.connection_file = shell.connection_file
     # IPython's applications load it; here it is loaded when it is used.
     shell.magics_manager.register_lazy("store", "IPython.extensions.storemagic")
-    if options.get("history"):
-        shell.history_manager.postpone()
-    session_name = os.environ.get("JPY_SESSION_NAME")
-    if session_name:
-        shell.user_ns["__session__"] = session_name
+    for name in ("checkpoint", "rollback", "checkpoints", "autocheckpoint"):
+        shell.magics_manager.register_lazy(name, "pyrepl_kernel.worker.checkpoint_magics")
     return shell

@@ -13,23 +13,28 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from IPython.core import release
 
-from pyrepl_kernel.worker.parent import Parent, current_execution
+from pyrepl_kernel.worker import requests
+from pyrepl_kernel.worker.custom import Handlers
+from pyrepl_kernel.worker.parent import Parent, current_execution, header_of
 from pyrepl_kernel.worker.publishing import as_protocol, new_header
 
 if TYPE_CHECKING:
     from pyrepl_kernel.worker.shell import ZMQInteractiveShell
     from pyrepl_kernel.worker.worker import Worker
 
-__all__ = ["IPKernelApp", "IPythonKernel", "Session"]
+__all__ = ["IPKernelApp", "IPythonKernel", "Session", "Socket"]
 
-log = logging.getLogger("pyrepl_kernel.worker")
+
+_MESSAGE_TYPE = re.compile(r"[\w.-]+")
 
 
 class _PassesAs:
@@ -74,12 +79,13 @@ class Socket:
 
     send = send_multipart
 
-    def flush(self, *args: Any, **kwargs: Any) -> None:
+    def flush(self, *args: Any, **kwargs: Any) -> int:
         """Nothing to do: nothing waits here."""
+        return 0
 
 
 class Session(_PassesAs):
-    """``kernel.session``: makes messages, and sends those that belong on iopub.
+    """``kernel.session``: makes messages and sends them, by way of the kernel process.
 
     Args:
         send: Sends a protocol message, after the text written before it.
@@ -144,21 +150,23 @@ class Session(_PassesAs):
         header: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """Send a message on iopub; the message as it was sent.
+        """Send a message of any type, and give it back.
 
-        Replies cannot be sent from a worker, nor types that a front end does not know as output;
-        they are dropped, and the log says so.
+        The kernel process makes its header anew and signs it. What belongs on no other channel
+        goes to iopub; a reply without ``ident`` goes to who sent the request at work.
+
+        Raises:
+            TypeError: The content holds what no message can carry.
+            ValueError: The type is more than a word.
         """
         if isinstance(msg_or_type, str):
             message = self.msg(msg_or_type, content, parent, header, metadata)
         else:
             message = dict(msg_or_type)
             buffers = buffers or message.get("buffers")
-        output = as_protocol(message, buffers)
-        if output is None:
-            log.warning("a worker cannot send %r messages", message["msg_type"])
-            return None
-        self._send(output)
+        if not _MESSAGE_TYPE.fullmatch(message["msg_type"]):
+            raise ValueError(f"{message['msg_type']!r} is no name for a message type")
+        self._send(as_protocol(message, buffers, getattr(stream, "name", "iopub"), ident))
         return message
 
 
@@ -182,7 +190,8 @@ class IPythonKernel(_PassesAs):
     debugger = None
     control_thread = shell_channel_thread = iopub_thread = None
     _aborting = False
-    _supports_kernel_subshells = False
+    _poll_interval = 0.01
+    """Seconds: how often an event loop that cannot wait for a descriptor looks for messages."""
 
     def __init__(
         self,
@@ -199,14 +208,15 @@ class IPythonKernel(_PassesAs):
         self.shell_stream = Socket("shell")
         self.control_stream = Socket("control")
         self.parent = IPKernelApp(self)
-        self.shell_handlers: dict[str, Callable[..., Any]] = {
-            "execute_request": self.execute_request
-        }
-        self.control_handlers: dict[str, Callable[..., Any]] = dict(self.shell_handlers)
+        own: dict[str, Callable[..., Any]] = {"execute_request": self.execute_request}
+        for kind in requests.MESSAGES:
+            own[kind] = partial(self._answer_request, requests.MESSAGES[kind])
+        self.control_handlers = Handlers("control", own, send)
+        for kind in ("comm_open", "comm_msg", "comm_close"):
+            own[kind] = self._comm_handler(kind)
+        self.shell_handlers = Handlers("shell", own, send)
         self._worker = worker
         self._parent_ident = {"shell": b"", "control": b""}
-        for kind in ("comm_open", "comm_msg", "comm_close"):
-            self.shell_handlers[kind] = self._comm_handler(kind)
 
     def _comm_handler(self, kind: str) -> Callable[..., Any]:
         def handler(stream: Any, ident: Any, message: Any) -> Any:
@@ -214,6 +224,15 @@ class IPythonKernel(_PassesAs):
 
         handler.__name__ = kind
         return handler
+
+    def _answer_request(
+        self, message_class: type[Any], stream: Any, ident: Any, parent: Parent
+    ) -> None:
+        """What the kernel answers to a request by itself, for handlers that pass it on."""
+        fields = {key: value for key, value in parent["content"].items() if value is not None}
+        reply = requests.answer(self.shell, message_class(**fields))
+        kind = str(header_of(parent)["msg_type"]).replace("_request", "_reply")
+        self.session.send(stream, kind, reply.content, parent, ident)  # type: ignore[attr-defined]
 
     # --------------------------------------------------------------- what it is
 
@@ -237,6 +256,21 @@ class IPythonKernel(_PassesAs):
     def profile_dir(self) -> Any:
         """The IPython profile; None where none is in use."""
         return self.shell.profile_dir
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return bool(self.shell.has_subshells)
+
+    @property
+    def subshell_id(self) -> str | None:
+        """The id of the subshell whose thread this is; None in the main shell."""
+        subshell = self._worker.subshell
+        return None if subshell is None else subshell.id
+
+    @property
+    def subshell_ids(self) -> list[str]:
+        """The ids of all subshells."""
+        return self._worker.subshell_ids
 
     @property
     def banner(self) -> str:

@@ -365,3 +365,17 @@ asker = widgets.Button()
     client.outputs(click(client, model))
     run(client, "kernel.shell_handlers['comm_msg'] = real")
     check(client, f"log == [{model!r}, 'clicked']")
+
+
+def test_the_comms_of_a_dead_worker_are_closed(client: Client) -> None:
+    """W10: front ends are told that the widgets of a dead worker are dead, each once."""
+    run(
+        client, "import comm\nleft = [comm.create_comm('front') for _ in range(3)]\nleft[2].close()"
+    )
+    ids = run(client, "print(*[c.comm_id for c in left])").text.split()
+    assert client.run("import os; os.kill(os.getpid(), 9)", allow_stdin=True).status == "error"
+    run(client, "1")  # the next worker's
+    of_no_request = client.outputs_so_far("")
+    closed = [content["comm_id"] for content in contents(of_no_request, "comm_close")]
+    assert [closed.count(comm_id) for comm_id in ids] == [1, 1, 0]
+    assert client.reply(client.send("comm_info_request", {}))["content"]["comms"] == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +13,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
     from .lab import Lab
-
-BROWSER_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -66,15 +56,16 @@ def browser() -> Iterator[BrowserContext]:
     """
     from playwright.sync_api import sync_playwright
 
-    executable = shutil.which("chromium")
-    if executable is None:
-        message = "JupyterLab is not tested: no `chromium` on PATH. Install it, e.g. with `apt-get"
-        message += " install chromium`, to run these tests."
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(message)
-        pytest.skip(message)
+    from .lab import NoChromium, launch_chromium
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS)
+        try:
+            browser = launch_chromium(playwright)
+        except NoChromium as error:
+            message = f"JupyterLab is not tested: {error}, to run these tests."
+            if os.environ.get("CI", "").lower() in {"1", "true"}:
+                pytest.fail(message)
+            pytest.skip(message)
         yield browser.new_context(viewport={"width": 1280, "height": 900})
         browser.close()
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +51,8 @@ TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.ipynb"
 
 TIMEOUT = 30.0
 """Seconds that anything may take before a test fails: a bound, and no expectation of speed."""
+
+CHANNELS = ("shell", "control", "stdin", "iopub", "hb")
 
 Message = dict[str, Any]
 
@@ -281,8 +285,32 @@ class Client:
             try:
                 message = self._get[channel](timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                raise TimeoutError(f"{channel}: nothing more within {timeout} s") from None
+                last = [
+                    (one["msg_type"], one["parent_header"].get("msg_id", "")[-6:])
+                    for filed in self._filed[channel].values()
+                    for one in filed[-2:]
+                ]
+                raise TimeoutError(
+                    f"{channel}: nothing more within {timeout} s; the last for each request: "
+                    f"{last[-8:]}; asked last: {[one[-6:] for one in self.asked[-1:]]}"
+                ) from None
             self._filed[channel][message["parent_header"].get("msg_id", "")].append(message)
+
+
+def free_ports() -> dict[str, Any]:
+    """A port for each channel, which nobody else is given until the kernel listens there.
+
+    Those that the system hands out are, to the next connection that any process opens: on a busy
+    machine some kernel finds its port taken.
+    """
+    ports: dict[str, int] = {}
+    while len(ports) < len(CHANNELS):
+        port = random.randrange(16_384, 32_768)  # below what the systems hand out
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in ports.values():
+                ports[f"{CHANNELS[len(ports)]}_port"] = port
+    return ports
 
 
 class KernelProcess:
@@ -298,7 +326,7 @@ class KernelProcess:
         self.connection_file: str
         self.connection: Mapping[str, Any]
         self.connection_file, self.connection = write_connection_file(
-            str(path), key=uuid.uuid4().hex.encode(), kernel_name=KERNEL
+            str(path), key=uuid.uuid4().hex.encode(), kernel_name=KERNEL, **free_ports()
         )
         self._clients: list[Client] = []
         self.process = subprocess.Popen(
@@ -309,9 +337,14 @@ class KernelProcess:
 
     def client(self) -> Client:
         """A further client, ready to use."""
+        client = self.connect()
+        client.wait_ready()
+        return client
+
+    def connect(self) -> Client:
+        """A further client, which does not wait for the kernel."""
         client = Client(self.connection_file)
         self._clients.append(client)
-        client.wait_ready()
         return client
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import KernelManager
 
-from pyrepl_kernel.worker.murmur import murmur2
+from pyrepl_kernel.protocol.cell_names import murmur2
 
 from . import support
 from .support import TIMEOUT, Client, Message, kernelspec, only_ours, running_kernel
@@ -75,10 +75,16 @@ class DebugClient(Client):
         filed = self._filed["iopub"].values()
         return [m for messages in filed for m in messages if m["msg_type"] == "debug_event"]
 
+    def forget_events(self) -> None:
+        """Wait for no event that was told until now: it is another test's."""
+        self.outputs(self.send_debug("debugInfo"))  # what was told before is read by then
+        self._seen.update(message["msg_id"] for message in self.events())
+
     # ── common steps ──
 
     def attach(self) -> None:
         """Begin to debug, as JupyterLab does."""
+        self.forget_events()
         self.debug("initialize", **CLIENT)
         self.debug("attach")
         self.debug("configurationDone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,95 @@ def test_a_saved_notebook_reopens_with_the_same_outputs(
         assert again.outputs(1).locator("img").get_attribute("src") == picture
         assert natural_width(other, 1) > 100
         again.wait_idle()
+
+
+def test_two_tabs_share_a_kernel(lab: Lab, opened: Opener, page: Page) -> None:
+    first = opened("shared = 'set in the first tab'", "go = input('go? ')\nprint('first', go)")
+    first_name = page.url.rsplit("/", 1)[-1].split(".ipynb")[0]
+    path = write(notebook("print(shared)", "print('second', go)"), lab.root / "second.ipynb")
+    with page.context.new_page() as other:
+        second = LabNotebook(other)
+        second.open(lab.address(path.name))
+        second.wait_idle()
+        second.connect_to_kernel_of(first_name)
+
+        first.run(0)
+        first.wait_count(0, 1)
+        second.run(0)
+        second.wait_count(0, 2)
+        expect(second.outputs(0)).to_have_text("set in the first tab")
+
+        # A cell of each at once: the second one waits while the first one asks.
+        first.run(1)
+        field = first.cell(1).locator("input.jp-Stdin-input")
+        expect(field).to_be_visible()
+        second.run(1)
+        expect(second.cell(1).locator(".jp-InputArea-prompt")).to_have_text("[*]:")
+        field.fill("on")
+        field.press("Enter")
+        first.wait_count(1, 3)
+        second.wait_count(1, 4)
+        expect(second.outputs(1)).to_have_text("second on")
+        expect(first.outputs(1).last).to_have_text("first on")
+        expect(first.outputs(1)).to_have_count(2)  # the question, and what was printed
+
+        second.press("interrupt")  # of a kernel that runs nothing
+        first.run(0)
+        first.wait_count(0, 5)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="checkpoints are forks, which are for Linux; run it there"
+)
+def test_a_crash_is_told_in_its_cell_the_next_cell_runs_and_a_checkpoint_comes_back(
+    opened: Opener,
+) -> None:
+    shown = opened(
+        "kept = 42\n%checkpoint good",
+        "import ctypes\ndef crash():\n    ctypes.string_at(0)\ncrash()",
+        "'kept' in globals()",
+        "%rollback good",
+        "kept",
+    )
+    shown.run(0)
+    expect(shown.outputs(0)).to_contain_text("Checkpoint 'good' is taken when this cell ends.")
+    shown.run(1)
+    report = shown.outputs(1)
+    expect(report).to_contain_text("The process that ran your code crashed")
+    expect(report).to_contain_text("In [2], line 3, in crash")
+    expect(report).to_contain_text("ctypes.string_at(0)")
+    expect(report).to_contain_text("All variables and imports are lost")
+    expect(report).to_contain_text("%rollback good brings back the state of that checkpoint")
+    expect(report).not_to_contain_text("[1;31m")  # colours are shown, not spelled out
+    shown.wait_idle()
+    shown.run(2)
+    shown.wait_count(2, 1)
+    expect(shown.outputs(2)).to_have_text("False")
+    shown.wait_idle()
+    shown.run(3)
+    expect(shown.outputs(3)).to_contain_text("Back to checkpoint 'good', taken after In [1]")
+    shown.run(4)
+    shown.wait_count(4, 2)
+    expect(shown.outputs(4)).to_have_text("42")
+    shown.wait_idle()
+
+
+def test_a_cell_that_hangs_in_c_is_ended_from_the_toolbar(opened: Opener) -> None:
+    hang = "ctypes.PyDLL(None).sleep(600)"
+    shown = opened(
+        "import ctypes\nprint('begun')\nwhile True:\n    try:\n        "
+        f"print(end='', flush=True); {hang}\n    except BaseException: pass",
+        "'ctypes' in globals()",
+    )
+    shown.run(0)
+    expect(shown.outputs(0).first).to_have_text("begun")
+    shown.press("interrupt")
+    shown.page.wait_for_timeout(1000)
+    shown.press("interrupt")
+    expect(shown.cell(0)).to_contain_text("Interrupt it once more to kill its process")
+    expect(shown.cell(0)).to_contain_text("In [1], line 5, in <module>")
+    shown.page.wait_for_timeout(1500)
+    shown.press("interrupt")
+    expect(shown.cell(0)).to_contain_text("did not end on interrupts")
+    shown.run(1)
+    expect(shown.outputs(1)).to_have_text("False")

@@ -187,14 +187,6 @@ def test_what_was_queued_behind_a_death_is_aborted(kernel: KernelProcess) -> Non
 
 
 @only_ours
-def test_a_death_without_an_interactive_client_ends_the_kernel(kernel: KernelProcess) -> None:
-    client = kernel.client()
-    outcome = client.run("import os; os._exit(3)", allow_stdin=False)
-    assert outcome.status == "error"
-    assert kernel.process.wait(TIMEOUT) != 0
-
-
-@only_ours
 def test_a_child_that_a_cell_started_ends_with_the_kernel(kernel: KernelProcess) -> None:
     client = kernel.client()
     code = """

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from .support import TIMEOUT, Client, command, only_ours, wait_gone
 from .test_transports import wait_ports
@@ -37,8 +38,13 @@ def warm_kernel(path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[
 
 
 def workers(process: subprocess.Popen[bytes]) -> set[int]:
-    """The pids of a kernel's workers."""
-    return {child.pid for child in psutil.Process(process.pid).children()}
+    """The pids of a kernel's workers, spawned by it or forked from its template."""
+    found = set()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if child.name() != "pyrepl-template":
+                found.add(child.pid)
+    return found
 
 
 def wait_workers(process: subprocess.Popen[bytes], count: int) -> set[int]:
@@ -81,15 +87,17 @@ def test_a_missing_warmup_file_is_said_and_not_fatal(tmp_path: Path) -> None:
         assert any("none.py" in str(m["content"]) for m in outcome.messages)
 
 
-def test_spares_are_made_after_the_first_cell_and_take_over(tmp_path: Path) -> None:
-    with warm_kernel(tmp_path / "k.json", f"--warmup={WARMUP}", "--spares=2") as (process, client):
-        first = int(client.value("pid"))
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_spares_are_made_after_the_first_cell_and_take_over(tmp_path: Path, method: str) -> None:
+    arguments = [f"--warmup={WARMUP}", "--spares=2", f"--start-method={method}"]
+    with warm_kernel(tmp_path / "k.json", *arguments) as (process, client):
+        first = int(client.value("os.getpid()"))
         spares = wait_workers(process, 3) - {first}
-        outcome = client.run("os.kill(pid, 9)", allow_stdin=True)
+        outcome = client.run("os.kill(os.getpid(), 9)", allow_stdin=True)
         assert outcome.status == "error"
         assert wait_gone(first, TIMEOUT)
         # A spare that was still warming up would be passed over, for a worker of its own.
-        second = client.run("pid, warm", allow_stdin=True)
+        second = client.run("os.getpid(), warm", allow_stdin=True)
         assert second.reply["content"]["execution_count"] == 1
         assert int(str(second.result).strip("(").split(",")[0]) in spares
         wait_workers(process, 3)

@@ -10,25 +10,12 @@ import pytest
 from .differences import DIFFERENCES
 from .kernels import Pair
 from .normalise import as_lines
-from .steps import INTERRUPT, Scenario
+from .steps import Scenario
 
 __all__ = ["check", "scenarios"]
 
 
 _known: set[str] = set()
-
-
-_unsettled = pytest.mark.skip(
-    reason="where an interrupt hits differs from run to run, and with it the traceback, on either "
-    "kernel; to be unskipped with tracebacks compared by their last frame and error alone. That "
-    "interrupts end what they are to end is held by tests/session/test_interrupt.py and tests/e2e."
-)
-
-
-def _has_interrupt(scenario: Scenario) -> bool:
-    """Whether an interrupt is part of it."""
-    answers = [answer for step in scenario.steps for answer in getattr(step, "answers", ())]
-    return "interrupt" in scenario.name or any(answer is INTERRUPT for answer in answers)
 
 
 def scenarios(table: Sequence[Scenario]) -> pytest.MarkDecorator:
@@ -38,15 +25,7 @@ def scenarios(table: Sequence[Scenario]) -> pytest.MarkDecorator:
     assert not twice, f"two scenarios of the same name: {twice}"
     _known.update(names)
     return pytest.mark.parametrize(
-        "scenario",
-        [
-            pytest.param(
-                scenario,
-                id=scenario.name,
-                marks=[_unsettled] if _has_interrupt(scenario) else [],
-            )
-            for scenario in table
-        ],
+        "scenario", [pytest.param(scenario, id=scenario.name) for scenario in table]
     )
 
 

@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.kernelspec import KernelSpecManager
 
-from .steps import INTERRUPT, Ask, Queue, Run, Scenario, Step, Until
+from .steps import INTERRUPT, Ask, Beside, Create, Delete, Queue, Run, Scenario, Step, Until
 
 __all__ = ["OURS", "THEIRS", "Kernel", "Message", "Pair", "Transcript"]
 
@@ -42,6 +43,8 @@ def _reset(shell, cwd):
     shell.user_ns["__spec__"] = None  # which multiprocessing asks the main module for
     history = shell.history_manager
     history._i = history._ii = history._iii = history._i00 = ""
+    with open({pid_file!r}, "w") as file:
+        file.write(str(os.getpid()))
 _reset(get_ipython(), {cwd!r})
 """
 
@@ -86,6 +89,7 @@ class Kernel:
         self.directory = base / "work"
         for path in (self.directory, base / "ipython", base / "home"):
             path.mkdir(parents=True)
+        self._pid_file = base / "pid"
         self.file, _ = write_connection_file(str(base / "kernel.json"), kernel_name=name)
         spec = KernelSpecManager().get_kernel_spec(name)
         arguments = [
@@ -99,6 +103,7 @@ class Kernel:
             "IPYTHONDIR": str(base / "ipython"),
             "HOME": str(base / "home"),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "PYREPL_SUBSHELLS": "true",  # as ipykernel has them
         }
         # ipykernel leaves descriptors alone where it finds itself in a test.
         environment.pop("PYTEST_CURRENT_TEST", None)
@@ -127,6 +132,7 @@ class Kernel:
         self._seen: dict[str, list[Message]] = {}
         self._transcript = Transcript(str(self.directory))
         self._deadline = 0.0
+        self._subshells: dict[str, str] = {}  # name → id
         self.is_used = False
 
     def close(self) -> None:
@@ -146,10 +152,12 @@ class Kernel:
     def wait_ready(self) -> None:
         """Wait until the kernel answers, and iopub is heard."""
         deadline = time.monotonic() + TIMEOUT
+        # ipykernel loses now and then what comes while it starts; ours may not.
+        patience = 3.0 if self.name == THEIRS else TIMEOUT
         while True:
             msg_id = self._send(Ask("kernel_info_request", {}))
-            self._wait(partial(self._has_come, msg_id, "shell", 1))
             try:
+                self._wait(partial(self._has_come, msg_id, "shell", 1), patience)
                 self._wait(partial(self._is_idle, msg_id), 0.3)
                 return
             except TimeoutError:
@@ -158,8 +166,9 @@ class Kernel:
 
     def play(self, scenario: Scenario) -> Transcript:
         """Play a scenario; a kernel that has been used before is reset."""
-        if self.is_used:
-            self._finish(self._send(_silent(_RESET.format(cwd=str(self.directory)))))
+        if self.is_used or not scenario.fresh:
+            code = _RESET.format(cwd=str(self.directory), pid_file=str(self._pid_file))
+            self._finish(self._send(_silent(code)))
         self.is_used = True
         self._seen.clear()
         transcript = self._transcript = Transcript(str(self.directory))
@@ -184,6 +193,23 @@ class Kernel:
                 self._attend(run, msg_id)
             for msg_id in sent:
                 self._finish(msg_id)
+        elif isinstance(step, Beside):
+            cell = self._send(step.run)
+            # Not just until it prints: ipykernel asks whether input is allowed of the cell that
+            # began last, in whatever shell.
+            self._wait(partial(self._has_come, cell, "stdin", 1))
+            for other in step.steps:
+                self._take(other)
+            self._attend(step.run, cell)
+            self._finish(cell)
+        elif isinstance(step, Create):
+            msg_id = self._send(Ask("create_subshell_request", {}, "control"))
+            self._finish(msg_id)
+            reply = next(m for m in self._seen[msg_id] if m["channel"] == "control")
+            self._subshells[step.subshell] = reply["content"]["subshell_id"]
+        elif isinstance(step, Delete):
+            content = {"subshell_id": self._subshells[step.subshell]}
+            self._finish(self._send(Ask("delete_subshell_request", content, "control")))
         else:
             msg_id = self._send(step)
             if isinstance(step, Run):
@@ -192,17 +218,40 @@ class Kernel:
 
     def _attend(self, step: Run, msg_id: str) -> None:
         """Be there for a cell that asks, or that is to be interrupted."""
-        if step.interrupt_at:
-            self._wait(lambda: step.interrupt_at in self._transcript.printed)
-            self._finish(self._send(Ask("interrupt_request", {}, "control")))
         for number, answer in enumerate(step.answers, 1):
             self._wait(partial(self._has_asked_or_ended, msg_id, number))
             if not self._has_come(msg_id, "stdin", number):
                 return
             if answer is INTERRUPT:
-                self._finish(self._send(Ask("interrupt_request", {}, "control")))
+                self._interrupt(is_busy=True)  # ipykernel asks again and again for the answer
             else:
                 self._client.input(str(answer))
+        if step.interrupt_at:
+            self._wait(lambda: step.interrupt_at in self._transcript.printed)
+            self._interrupt(step.is_busy)
+
+    def _interrupt(self, is_busy: bool = False) -> None:
+        """Interrupt the cell, once it has come to where it stays."""
+        if not is_busy:
+            self._wait_blocked()
+        self._finish(self._send(Ask("interrupt_request", {}, "control")))
+
+    def _wait_blocked(self) -> None:
+        """Wait until the main thread of the cell's process sleeps, and not just for the GIL.
+
+        There is no event for that. A thread that waits for the GIL wakes up every few
+        milliseconds, which shows in the number of its context switches.
+        """
+        process = psutil.Process(int(self._pid_file.read_text()))
+        deadline = time.monotonic() + TIMEOUT
+        before = None
+        while time.monotonic() < deadline:
+            now = (process.status(), process.num_ctx_switches())
+            if now == before and now[0] == psutil.STATUS_SLEEPING:
+                return
+            before = now
+            time.sleep(0.05)
+        raise TimeoutError(f"{self.name}: the cell has not blocked within {TIMEOUT} s")
 
     def _send(self, step: Run | Ask) -> str:
         session = self._client.session
@@ -222,6 +271,8 @@ class Kernel:
             message = session.msg(step.msg_type, dict(step.content))
             message["buffers"] = list(step.buffers)
             channel = step.channel
+        if step.subshell:
+            message["header"]["subshell_id"] = self._subshells[step.subshell]
         msg_id = str(message["header"]["msg_id"])
         self._transcript.requests[msg_id] = len(self._transcript.requests) + 1
         if channel == "control":

@@ -27,11 +27,14 @@ _REPLACED = [
             r"(?:\d+d )?(?:\d+h )?(?:\d+min )?\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\s(?:ns|[uµμ]s|ms|s)\b",
             "TIME",
         ),
+        # %timeit says so of runs that something else on the machine has slowed.
+        (r"The slowest run took [^\n]* is being cached\.\n", ""),
         (r'(_port\\?": )\d+', r"\1PORT"),
         (r"\bTip: [^\n]*\n", ""),  # of IPython's banner, another one each time
         (r"\[\.\.\. skipping \d+ hidden", "[... skipping N hidden"),
         # ipykernel says so if the signal does not come too soon.
         (r"(?<=KeyboardInterrupt\x1b\[39m: )Interrupted by user|^Interrupted by user$", ""),
+        (r"(?<=KeyboardInterrupt): Interrupted by user", ""),
         (r"\bin \d+\.\d+ seconds", "in TIME"),
         (r"\bobject at [0-9a-f]{8,}", "object at 0xADDRESS"),
         (r"\bT_[0-9a-f]{5}\b", "T_UUID"),  # pandas' styles
@@ -41,6 +44,8 @@ _REPLACED = [
 ]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LOST_TASK = re.compile(r"Task (?:was destroyed|exception was never).*ipykernel/", re.DOTALL)
+_ARROW = re.compile(r"\x1b\[32m-+> ")
 _OWN_FRAME = re.compile(r"/(?:ipykernel|pyrepl_kernel)/[\w/]+\.py")
 
 
@@ -79,7 +84,27 @@ def _traceback(frames: list[str], directory: str) -> list[str]:
         # How often a function calls itself depends on the stack that it finds.
         if not is_own and frame not in kept[-2:]:
             kept.append(frame)
+    if any("KeyboardInterrupt" in frame for frame in kept):
+        kept = [_unmark(frame) for frame in kept]
     return [_text(frame, directory) for frame in kept]
+
+
+def _unmark(frame: str) -> str:
+    """A frame without the colours of the line at work.
+
+    They mark the call at work, if that can be told; and whether an interrupt hit in the call or at
+    its return, when a child process has just ended by the same signal, is chance.
+    """
+    lines = frame.split("\n")
+    return "\n".join(_ANSI.sub("", line) if _ARROW.match(line) else line for line in lines)
+
+
+def _is_noise(kind: str, content: Any) -> bool:
+    """Whether ipykernel speaks of a task of its own that went with a subshell.
+
+    It does so when the task is collected, in whatever cell.
+    """
+    return kind == "stream" and bool(_LOST_TASK.search(content["text"]))
 
 
 def _metadata(message: Message) -> Any:
@@ -113,6 +138,7 @@ def _merged(messages: list[Message], loose_streams: bool) -> Iterator[tuple[Any,
                 made.append((request, kind, content))
         else:
             made.append((request, kind, content))
+    made = [item for item in made if not _is_noise(item[1], item[2])]
     if loose_streams:
         streams = sorted(
             (item for item in made if item[1] == "stream"), key=lambda item: item[2]["name"]

@@ -9,12 +9,16 @@ from typing import Any
 __all__ = [
     "INTERRUPT",
     "Ask",
+    "Beside",
+    "Create",
+    "Delete",
     "Queue",
     "Run",
     "Scenario",
     "Step",
     "Until",
     "ask",
+    "beside",
     "comm",
     "complete",
     "history",
@@ -38,8 +42,10 @@ class Run:
         code: Its source.
         options: Fields of the execute_request that are not the default.
         answers: Replies to its input requests, in turn.
-        interrupt_at: A text; once the cell has printed it, the cell is interrupted.
+        interrupt_at: A text; once the cell has printed it and has blocked, it is interrupted.
+        is_busy: Whether it never blocks, and is interrupted as soon as that text is there.
         metadata: Of the request.
+        subshell: The name under which a subshell was created; empty for the main shell.
     """
 
     code: str
@@ -47,6 +53,8 @@ class Run:
     answers: tuple[object, ...] = ()
     interrupt_at: str = ""
     metadata: Mapping[str, object] = field(default_factory=dict)
+    is_busy: bool = False
+    subshell: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,29 @@ class Ask:
     content: Mapping[str, Any]
     channel: str = "shell"
     buffers: tuple[bytes, ...] = ()
+    subshell: str = ""
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create a subshell, known by this name from here on."""
+
+    subshell: str
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete a subshell; its name stands for the id that is gone."""
+
+    subshell: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Run a cell that prints something and asks; take other steps before it gets its answer."""
+
+    run: Run
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +104,7 @@ class Until:
     text: str
 
 
-Step = Run | Ask | Queue | Until
+Step = Run | Ask | Queue | Until | Create | Delete | Beside
 
 
 @dataclass(frozen=True)
@@ -117,12 +148,20 @@ def run(
     answers: tuple[object, ...] = (),
     interrupt_at: str = "",
     metadata: Mapping[str, object] | None = None,
+    is_busy: bool = False,
+    subshell: str = "",
     **options: object,
 ) -> Run:
     """Execute a cell; ``options`` are fields of the execute_request."""
     if answers:
         options.setdefault("allow_stdin", True)
-    return Run(code, options, answers, interrupt_at, metadata or {})
+    return Run(code, options, answers, interrupt_at, metadata or {}, is_busy, subshell)
+
+
+def beside(*steps: Step | str) -> Beside:
+    """Take steps while the main shell is busy with a cell."""
+    made = tuple(run(step) if isinstance(step, str) else step for step in steps)
+    return Beside(run("print('busy', flush=True)\ninput()", answers=("",)), made)
 
 
 def queue(*runs: Run | str) -> Queue:
@@ -130,9 +169,9 @@ def queue(*runs: Run | str) -> Queue:
     return Queue(tuple(run(step) if isinstance(step, str) else step for step in runs))
 
 
-def ask(msg_type: str, channel: str = "shell", **content: Any) -> Ask:
+def ask(msg_type: str, channel: str = "shell", subshell: str = "", **content: Any) -> Ask:
     """Send a request."""
-    return Ask(f"{msg_type}_request", content, channel)
+    return Ask(f"{msg_type}_request", content, channel, subshell=subshell)
 
 
 def complete(code: str, cursor_pos: int | None = None) -> Ask:

@@ -140,7 +140,11 @@ SCENARIOS = [
     ),
     scenario(
         "interrupt a loop",
-        run("n = 0\nwhile True: n = n or print('on', flush=True) or 1", interrupt_at="on"),
+        run(
+            "n = 0\nwhile True: n = n or print('on', flush=True) or 1",
+            interrupt_at="on",
+            is_busy=True,
+        ),
         "1",
     ),
     scenario(
@@ -198,7 +202,7 @@ SCENARIOS = [
         "interrupt with own handler",
         run(
             "import signal, time\nold = signal.signal(signal.SIGINT, lambda *a: print('handled'))\n"
-            "print('on', flush=True); time.sleep(.5)\nr = signal.signal(signal.SIGINT, old)",
+            "print('on', flush=True); time.sleep(2)\nr = signal.signal(signal.SIGINT, old)",
             interrupt_at="on",
         ),
     ),
@@ -215,7 +219,34 @@ SCENARIOS = [
             interrupt_at="on",
         ),
     ),
-    scenario("interrupt bash", run("%%bash\necho on; exec sleep 60", interrupt_at="on"), "1"),
+    # In a session of its own, or else it is chance whether IPython still finds it alive.
+    scenario(
+        "interrupt bash",
+        run("%%script setsid bash\necho on; exec sleep 60", interrupt_at="on"),
+        "1",
+    ),
+    scenario(
+        "interrupt after a breakpoint of another cell",
+        _PDB,
+        run("breakpoint()\n1", answers=("c",)),
+        run("import time\nprint('on', flush=True); time.sleep(60)", interrupt_at="on"),
+        "import signal\nsignal.getsignal(signal.SIGINT).__qualname__.startswith('Pdb')",
+    ),
+    scenario(
+        "interrupt after another cell's own handler",
+        "import signal, time\nold = signal.signal(signal.SIGINT, lambda *a: print('handled'))",
+        run("print('on', flush=True); time.sleep(60)", interrupt_at="on"),
+        "signal.getsignal(signal.SIGINT).__name__ == '<lambda>'",
+    ),
+    scenario(
+        "interrupt where interrupts are ignored",
+        run(
+            "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+            "print('on', flush=True); time.sleep(2)",
+            interrupt_at="on",
+        ),
+        run("print('on', flush=True); time.sleep(60)", interrupt_at="on"),
+    ),
     scenario(
         "interrupt timeit",
         run(

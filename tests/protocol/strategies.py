@@ -51,7 +51,7 @@ def messages_of(cls: type[Message]) -> st.SearchStrategy[Message]:
     annotations = {
         name: annotation
         for name, annotation in get_type_hints(cls).items()
-        if name not in ("type", "_fields")
+        if name != "type" and not name.startswith("_")
     }
     return st.builds(cls, **{name: _strategy(hint) for name, hint in annotations.items()})
 

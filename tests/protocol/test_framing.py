@@ -6,14 +6,14 @@ import math
 import struct
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyrepl_kernel.errors import (
@@ -25,8 +25,16 @@ from pyrepl_kernel.errors import (
     ProtocolError,
     UnknownMessageType,
 )
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_message
+from pyrepl_kernel.protocol import framing
+from pyrepl_kernel.protocol.framing import (
+    ATTACHED,
+    MAX_FRAME_SIZE,
+    FrameDecoder,
+    encode_message,
+    encode_parts,
+)
 from pyrepl_kernel.protocol.messages import (
+    Buffer,
     CommMessage,
     DisplayMessage,
     HeartbeatMessage,
@@ -45,6 +53,26 @@ def decode(data: bytes, max_frame_size: int = MAX_FRAME_SIZE) -> list[Message]:
         found.append(message)
     decoder.finish()
     return found
+
+
+def in_pieces(sent: Sequence[Message], piece: int, direct: bool) -> list[Message]:
+    """What arrives of messages that come piece by piece, put into the decoder's own room or not."""
+    stream = memoryview(b"".join(map(encode_message, sent)))
+    decoder = FrameDecoder()
+    received: list[Message] = []
+    while stream:
+        room = decoder.room() if direct else None
+        taken = min(piece, len(stream), len(room) if room is not None else piece)
+        if room is not None:
+            room[:taken] = stream[:taken]
+            decoder.filled(taken)
+        else:
+            decoder.feed(bytes(stream[:taken]))
+        stream = stream[taken:]
+        while (message := decoder.next_message()) is not None:
+            received.append(message)
+    decoder.finish()
+    return received
 
 
 def frame(body: bytes) -> bytes:
@@ -88,6 +116,38 @@ def test_any_splitting_of_any_sequence_survives(sent: list[Message], data: st.Da
     assert decoder.pending == 0
 
 
+@settings(max_examples=30)
+@given(
+    st.lists(st.sampled_from([0, 10, 300_000, 1_500_000]), min_size=1, max_size=4),
+    st.integers(1000, 400_000),
+    st.booleans(),
+)
+def test_large_bodies_survive_any_pieces(sizes: list[int], piece: int, direct: bool) -> None:
+    sent = [OutputMessage("x" * size, execution_id=str(n)) for n, size in enumerate(sizes)]
+    assert in_pieces(sent, piece, direct) == sent
+
+
+@given(st.lists(st.sampled_from([0, 10, 300, 1500]), min_size=1, max_size=4), st.integers(1, 400))
+def test_large_bodies_survive_the_smallest_pieces(sizes: list[int], piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "_LARGE", 256)  # so that few pieces make a large one
+        sent = [OutputMessage("x" * size, execution_id=str(n)) for n, size in enumerate(sizes)]
+        assert in_pieces(sent, piece, direct=True) == sent
+
+
+@given(st.integers(0, 900_000))
+def test_a_large_body_that_stops_short(length: int) -> None:
+    stream = encode_message(OutputMessage("x" * 1_000_000))
+    decoder = FrameDecoder()
+    for start in range(0, length, 100_000):
+        decoder.feed(stream[start : min(start + 100_000, length)])
+        assert decoder.next_message() is None
+    assert decoder.pending == length
+    if length:
+        with pytest.raises(FrameTruncated):
+            decoder.finish()
+
+
 @given(messages)
 def test_byte_by_byte(message: Message) -> None:
     decoder = FrameDecoder()
@@ -111,6 +171,140 @@ def test_a_frame_is_a_length_and_a_map() -> None:
         "id": "me",
         "timestamp": 1.5,
     }
+
+
+# --------------------------------------------------------------- attachments
+
+AROUND = [ATTACHED - 1, ATTACHED, ATTACHED + 1, 300_000]
+
+
+@pytest.mark.parametrize("size", AROUND)
+@pytest.mark.parametrize("end", ["x", "\xe4", "\U0001f600", "\ud800", '"'])
+def test_a_long_text_arrives(size: int, end: str) -> None:
+    text = "x" * (size - 1) + end
+    sent = [
+        OutputMessage(text),
+        DisplayMessage("display", {"a": 1, "b": text, "c": "short", "d": text}),
+        DisplayMessage("display", {"nested": [{"deep": text}]}),
+    ]
+    assert decode(b"".join(map(encode_message, sent))) == sent
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.sampled_from([0, 1, *AROUND]), max_size=4),
+    st.integers(1000, 200_000),
+    st.booleans(),
+)
+def test_buffers_survive_any_pieces(sizes: list[int], piece: int, direct: bool) -> None:
+    sent = [
+        CommMessage("msg", "c", buffers=[bytes([n]) * size for n, size in enumerate(sizes)]),
+        HeartbeatMessage(),
+    ]
+    assert in_pieces(sent, piece, direct) == sent
+
+
+def test_an_array_arrives_as_its_bytes() -> None:
+    array = np.arange(100_000, dtype="float64").reshape(100, 1000)
+    [message] = decode(encode_message(CommMessage("msg", "c", buffers=[memoryview(array.data)])))
+    assert isinstance(message, CommMessage)
+    assert message.buffers == [array.tobytes()]
+
+
+def test_attachments_are_sent_as_they_are() -> None:
+    buffers: list[Buffer] = [b"a" * ATTACHED, b"small", b"c" * ATTACHED]
+    head, *attached = encode_parts(CommMessage("msg", "c", buffers=buffers))
+    assert [id(part) for part in attached] == [id(buffers[0]), id(buffers[2])]
+    assert len(head) < 1000
+
+
+@pytest.mark.parametrize("size", [4_000_000, 40_000_000])
+def test_attachments_are_not_copied_where_they_arrive(size: int) -> None:
+    head, whole = encode_parts(CommMessage("msg", "c", buffers=[b"x" * size]))
+    decoder, attached = FrameDecoder(), memoryview(whole)
+    decoder.feed(bytes(head))
+    tracemalloc.start()
+    try:
+        assert decoder.next_message() is None
+        decoder.feed(bytes(attached[: size // 100]))
+        assert decoder.next_message() is None
+        room = decoder.room()
+        assert room is not None
+        room[:] = attached[size // 100 :]
+        decoder.filled(len(room))
+        message = decoder.next_message()
+        # The body itself at most: a huge one is taken from the system.
+        assert tracemalloc.get_traced_memory()[1] < size * 1.1 + 100_000
+    finally:
+        tracemalloc.stop()
+    assert isinstance(message, CommMessage)
+    assert message.buffers == [attached]
+
+
+def attached_frame(head: bytes, *attachments: bytes, size: int | None = None) -> bytes:
+    """A frame with attachments, around any map; it may lie about the size of that map."""
+    body = struct.pack(">I", len(head) if size is None else size) + head + b"".join(attachments)
+    return struct.pack(">I", len(body) | 1 << 31) + body
+
+
+def stands_for(size: int, code: int = 2) -> msgpack.ExtType:
+    """What stands in the map for an attachment."""
+    return msgpack.ExtType(code, struct.pack(">I", size))
+
+
+def comm_map(*buffers: Any) -> bytes:
+    """The map of a comm message."""
+    values = {"type": "comm", "kind": "msg", "comm_id": "c", "id": "i", "timestamp": 0}
+    packed: bytes = msgpack.packb({**values, "buffers": list(buffers)})
+    return packed
+
+
+def test_a_small_attachment_is_one_too() -> None:
+    stream = attached_frame(comm_map(stands_for(2), b"cd", stands_for(0)), b"ab")
+    [message] = decode(stream * 2)[1:]
+    assert isinstance(message, CommMessage)
+    assert message.buffers == [b"ab", b"cd", b""]
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (frame(comm_map(stands_for(0))), "unknown msgpack extension type 2"),
+        (frame(comm_map(stands_for(0, 3))), "unknown msgpack extension type 3"),
+        (struct.pack(">I", 1 << 31), "it ends before its map"),
+        (struct.pack(">I", 3 | 1 << 31) + b"abc", "it ends before its map"),
+        (attached_frame(comm_map(), size=10_000), "its map is longer than the frame"),
+        (attached_frame(comm_map(), size=2**32 - 1), "its map is longer than the frame"),
+        (attached_frame(comm_map(stands_for(3)), b"ab"), "an attachment is longer than"),
+        (attached_frame(comm_map(stands_for(2), stands_for(1)), b"ab"), "is longer than"),
+        (attached_frame(comm_map(stands_for(1)), b"ab"), "1 bytes belong to nothing"),
+        (attached_frame(comm_map(), b"ab"), "2 bytes belong to nothing"),
+        (attached_frame(comm_map(stands_for(1, 3)), b"\xff"), "UnicodeDecodeError"),
+        (attached_frame(comm_map(msgpack.ExtType(2, b"1"))), "unknown msgpack extension type 2"),
+        (attached_frame(b"\xc1"), "FormatError"),
+    ],
+)
+def test_a_frame_with_wrong_attachments(stream: bytes, reason: str) -> None:
+    with pytest.raises(InvalidFrame) as info:
+        decode(stream)
+    assert reason in info.value.reason
+
+
+def test_the_limit_holds_with_attachments() -> None:
+    message = CommMessage("msg", "c", buffers=[b"x" * ATTACHED])
+    size = len(encode_message(message)) - 4
+    assert decode(encode_message(message, size), size) == [message]
+    with pytest.raises(FrameTooLarge) as info:
+        encode_message(message, size - 1)
+    assert info.value.size == size
+    with pytest.raises(FrameTooLarge):
+        decode(encode_message(message), size - 1)
+
+
+def test_a_buffer_that_is_not_contiguous_is_a_type_error_of_the_sender() -> None:
+    view = memoryview(b"x" * 4 * ATTACHED)[::2]
+    with pytest.raises(TypeError):
+        encode_message(CommMessage("msg", "c", buffers=[view]))
 
 
 # -------------------------------------------------------------------- values
@@ -171,7 +365,7 @@ def test_an_iterator_arrives_as_a_list() -> None:
 
 
 def test_buffers_arrive_as_bytes() -> None:
-    buffers = [b"", bytes(range(256)), b"x" * 100_000]
+    buffers: list[Buffer] = [b"", bytes(range(256)), b"x" * 100_000]
     [message] = decode(encode_message(CommMessage("msg", "c", buffers=buffers)))
     assert isinstance(message, CommMessage)
     assert message.buffers == buffers

@@ -78,10 +78,12 @@ def test_ids_are_unique() -> None:
 @pytest.mark.parametrize("cls", MESSAGE_CLASSES)
 def test_defaults_are_not_shared(cls: type[Message]) -> None:
     required = {"session_id", "code", "data", "kind", "ename", "evalue", "execution_id", "status"}
-    required |= {"request_id", "comm_id", "hist_access_type"}
+    required |= {"request_id", "comm_id", "hist_access_type", "subshell_id", "channel", "msg_type"}
+    required |= {"cwd", "key", "name", "verdict"}
     given: dict[str, Any] = {
         name: "" for name, text in cls.__annotations__.items() if name in required and text == "str"
     }
+    given |= {name: 1 for name in ("pid", "status") if cls.__annotations__.get(name) == "int"}
     given |= {name: {} for name in ("request", "response", "event") if name in cls.__annotations__}
     first, second = cls(**given), cls(**given)
     for name, value in first.to_map().items():
@@ -144,9 +146,24 @@ def test_a_missing_field_is_named() -> None:
         (lambda: ExecuteMessage("", timestamp=True), "timestamp", True, "float or int"),
         (lambda: HeartbeatMessage(True), "sequence", True, "int"),
         (lambda: HeartbeatMessage(1.5), "sequence", 1.5, "int"),
-        (lambda: DisplayMessage("display", buffers=["x"]), "buffers", ["x"], "list of bytes"),
-        (lambda: DisplayMessage("display", buffers=b"x"), "buffers", b"x", "list of bytes"),
-        (lambda: CommMessage("msg", "c", buffers=[None]), "buffers", [None], "list of bytes"),
+        (
+            lambda: DisplayMessage("display", buffers=["x"]),
+            "buffers",
+            ["x"],
+            "list of bytes or memoryview",
+        ),
+        (
+            lambda: DisplayMessage("display", buffers=b"x"),
+            "buffers",
+            b"x",
+            "list of bytes or memoryview",
+        ),
+        (
+            lambda: CommMessage("msg", "c", buffers=[None]),
+            "buffers",
+            [None],
+            "list of bytes or memoryview",
+        ),
         (lambda: ErrorMessage("E", "e", ["a", 1]), "traceback", ["a", 1], "list of str"),
         (lambda: ResultMessage("x", "ok", traceback=[b""]), "traceback", [b""], "list of str"),
         (lambda: InspectMessage("", omit_sections=[2]), "omit_sections", [2], "list of str"),

@@ -7,13 +7,13 @@ import os
 import select
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
 
 import psutil
 
 from pyrepl_kernel.protocol.messages import (
+    CommMessage,
     ExecuteMessage,
     InputMessage,
     Message,
@@ -26,6 +26,7 @@ from pyrepl_kernel.session.session import Session
 __all__ = [
     "BOUND",
     "MARK",
+    "WORK",
     "Following",
     "follow",
     "is_running",
@@ -41,6 +42,12 @@ MARK = ("PYREPL_TEST_RUN", uuid.uuid4().hex)
 
 BOUND = 20.0
 """Seconds that anything may take before a test fails: a bound, and no expectation of speed."""
+
+WORK = """
+_began = time.perf_counter()
+while not get_ipython().get_checkpoints().is_worth((time.perf_counter() - _began) / 2): pass
+"""
+"""Code that takes longer than to keep its state would, twice over, however busy the machine is."""
 
 
 def marked() -> set[int]:
@@ -102,7 +109,7 @@ class Following:
         end: Done when the cell has ended, with its result or with the error that came instead.
     """
 
-    def __init__(self, session: Session, message: ExecuteMessage) -> None:
+    def __init__(self, session: Session, message: ExecuteMessage | CommMessage) -> None:
         self.messages: list[Message] = []
         self._arrival = asyncio.Event()
         self.end: asyncio.Future[ResultMessage] = asyncio.get_running_loop().create_future()
@@ -125,7 +132,15 @@ class Following:
 
     async def printed(self, text: str) -> None:
         """Wait until the cell has printed something."""
-        await self._wait(lambda: text in text_of(self.messages))
+        await self.until(lambda: text in text_of(self.messages))
+
+    async def printed_to(self, stream: str, text: str) -> None:
+        """Wait until the cell has printed something to a stream."""
+        await self.until(lambda: text in text_of(self.messages, stream))
+
+    def text(self, stream: str = "stdout") -> str:
+        """What it has printed to a stream so far."""
+        return text_of(self.messages, stream)
 
     async def asked(self) -> InputMessage:
         """Wait until the cell asks for input; its question."""
@@ -135,10 +150,11 @@ class Following:
             found[:] = [m for m in self.messages if isinstance(m, InputMessage)]
             return bool(found)
 
-        await self._wait(look)
+        await self.until(look)
         return found[-1]
 
-    async def _wait(self, is_there: Any) -> None:
+    async def until(self, is_there: Callable[[], bool]) -> None:
+        """Wait for a state; it must come before the end."""
         async with asyncio.timeout(BOUND):
             while not is_there():
                 assert not self.end.done(), f"the cell has ended: {self.end} {self.messages}"

@@ -11,11 +11,11 @@ from contextlib import suppress
 import pytest
 import pytest_asyncio
 
-from pyrepl_kernel.protocol.messages import ExecuteMessage, OutputMessage
+from pyrepl_kernel.protocol.messages import CommMessage, ExecuteMessage, OutputMessage
 from pyrepl_kernel.session.session import Session
 from pyrepl_kernel.session.states import SessionState
 from tests.conftest import SharedSession
-from tests.session.support import BOUND, follow, text_of, wait_gone
+from tests.session.support import BOUND, Following, follow, text_of, wait_gone
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -133,6 +133,154 @@ async def test_a_cell_may_catch_its_interrupt(session: Session) -> None:
     await session.interrupt()
     assert (await cell.result()).status == "ok"
     assert text_of(cell.messages).endswith("caught\n")
+    await usable(session)
+
+
+@pytest.mark.parametrize(
+    "blocking",
+    [
+        "time.sleep(60)",
+        "threading.Lock().acquire() and lock.acquire()",
+        "os.read(os.pipe()[0], 1)",
+        "asyncio.run(asyncio.sleep(60))",
+    ],
+)
+async def test_a_signal_that_the_call_slept_through(session: Session, blocking: str) -> None:
+    """Another thread gets the signal, so that the main thread's call goes on as if none had come.
+
+    It is the same when the signal comes to the main thread, but between the interpreter's last look
+    and the call's beginning.
+    """
+    await session.run("import asyncio, os, signal, threading, time")
+    await session.run("lock = threading.Lock(); lock.acquire()")
+    await session.run("threading.Thread(target=threading.Event().wait, daemon=True).start()")
+    cell = follow(
+        session,
+        f"""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        hits = 0
+        print('at it')
+        try:
+            {blocking}
+        except KeyboardInterrupt:
+            hits += 1
+        try:
+            time.sleep(0.5)
+        except KeyboardInterrupt:
+            hits += 1
+        """,
+    )
+    await cell.printed("at it")
+    await session.interrupt()
+    assert (await cell.result()).status == "ok"
+    outcome = await session.run("signal.pthread_sigmask(signal.SIG_UNBLOCK, [2]); print(hits)")
+    assert outcome.stdout == "1\n"
+    await usable(session)
+
+
+async def test_an_interrupt_where_nothing_can_be_raised() -> None:
+    # Of its own: garbage of another test's cells would speak on stderr too.
+    async with Session() as session:
+        cell = follow(
+            session,
+            """
+            import time
+            class Dropped:
+                def __del__(self):
+                    print('at it')
+                    time.sleep(60)
+            Dropped()
+            time.sleep(60)
+            """,
+        )
+        await cell.printed("at it")
+        await session.interrupt()
+        assert (await cell.result()).ename == "KeyboardInterrupt"
+        assert text_of(cell.messages, "stderr") == ""
+        await usable(session)
+
+
+async def test_what_else_cannot_be_raised_is_still_told(session: Session) -> None:
+    outcome = await session.run("""
+        class Dropped:
+            def __del__(self):
+                raise ValueError('dropped')
+        Dropped()
+        pass
+    """)
+    assert "ValueError: dropped" in outcome.stderr
+
+
+async def test_an_interrupt_while_ipython_deals_with_another(session: Session) -> None:
+    await session.run("""
+        shell = get_ipython()
+        def run_cell(*args, **options):
+            del shell.run_cell
+            try:
+                raise KeyboardInterrupt
+            finally:
+                return result  # as IPython's own does when the second one comes
+        shell.run_cell = run_cell
+    """)
+    assert (await session.run("1")).error is not None
+    await usable(session)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "signal.signal(signal.SIGINT, lambda *args: print('mine'))",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "pdb.Pdb().do_continue('')",  # whose handler makes of an interrupt a breakpoint
+        "ctypes.CDLL(None).signal(signal.SIGINT, 1)",  # as a C library's, which Python cannot see
+    ],
+)
+async def test_a_handler_lasts_as_long_as_its_cell(worker: Session, leave: str) -> None:
+    await worker.run(f"import ctypes, pdb, signal, time\n{leave}")
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    cell = follow(worker, "print('at it'); time.sleep(60)")
+    await cell.printed("at it")
+    await worker.interrupt()
+    assert (await cell.result()).ename == "KeyboardInterrupt"
+    assert text_of(cell.messages) == "at it\n"
+    await usable(worker)
+
+
+async def test_a_loops_signal_handlers_are_called_though_input_waits(session: Session) -> None:
+    await session.run("""
+        import asyncio, signal
+        called = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, called.set)
+    """)
+    cell = follow(session, ExecuteMessage("input()", allow_stdin=True))
+    await cell.asked()
+    assert session.pid is not None
+    os.kill(session.pid, signal.SIGUSR1)
+    await session.input_response("")
+    assert (await cell.result()).status == "ok"
+    outcome = await session.run("await called.wait()")
+    assert outcome.is_ok
+    await session.run("asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)")
+
+
+@pytest.mark.parametrize("is_soon", [True, False])
+async def test_a_comms_handler_is_interrupted(session: Session, is_soon: bool) -> None:
+    await session.run("""
+        import comm
+        def handle(message):
+            print('at it')
+            while True: pass
+        channel = comm.create_comm(target_name='t', comm_id='c')
+        channel.on_msg(handle)
+    """)
+    for _ in range(20):
+        served = Following(session, CommMessage("msg", "c"))
+        if not is_soon:
+            await served.printed("at it")
+        await session.interrupt()
+        assert (await served.result()).ename == "KeyboardInterrupt"
     await usable(session)
 
 

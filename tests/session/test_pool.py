@@ -389,10 +389,10 @@ async def test_a_session_that_takes_too_long_to_reset_is_replaced() -> None:
 async def test_a_session_that_ran_enough_cells_is_replaced() -> None:
     async with open_pool(min_idle=0, reuse=True, recycle_after_executions=2) as pool:
         session = await pool.acquire()
-        session.executions = 1
+        session._dispatch.executions = 1
         await pool.release(session)
         assert await pool.acquire() is session
-        session.executions = 2
+        session._dispatch.executions = 2
         await pool.release(session)
         assert await pool.acquire() is not session
 
@@ -420,3 +420,22 @@ async def test_who_used_a_session_hears_no_more_of_it() -> None:
         await settle()
         assert heard == []
         assert pool.stats().died == 1
+
+
+async def test_the_first_cell_goes_before_the_spare_in_its_place() -> None:
+    async with open_pool(min_idle=1, max_sessions=3) as pool:
+        pool._roster.refill_pause = 3600.0
+        await pool.acquire()
+        await settle()
+        assert (pool.stats().idle, pool.stats().starting) == (0, 0)
+        # Whoever waits does not wait for that.
+        await pool.acquire()
+        assert pool.stats().busy == 2
+
+
+async def test_after_that_the_spare_is_made() -> None:
+    async with open_pool(min_idle=1, max_sessions=3) as pool:
+        pool._roster.refill_pause = 0.01
+        await pool.acquire()
+        await pool.wait_ready(5)
+        assert pool.stats().idle == 1

@@ -43,6 +43,7 @@ def test_every_field_is_a_keyword() -> None:
         "cwd": Path("/tmp"),
         "env": {"A": "1"},
         "session_config": SessionConfig(start_timeout=1),
+        "start_method": "spawn",
     }
     assert values.keys() == {field.name for field in dataclasses.fields(PoolConfig)}
     assert SessionPool(**values)._config == PoolConfig(**values)

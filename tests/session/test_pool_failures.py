@@ -149,7 +149,7 @@ async def test_a_failing_warmup_is_told_to_the_next_caller_and_not_tried_in_a_lo
 
 
 async def test_a_pool_recovers_from_a_failing_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster_module, "RETRY_FIRST", 0.001)
+    monkeypatch.setattr(roster_module, "RETRY_FIRST", 0.05)
     pool = FakePool(min_idle=1)
     pool.failures.extend([RAISED, RAISED, RAISED, None])
     async with pool, asyncio.timeout(BOUND):
@@ -164,7 +164,7 @@ async def test_a_pool_recovers_from_a_failing_warmup(monkeypatch: pytest.MonkeyP
 async def test_with_no_spares_each_pause_ends_with_the_next_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(roster_module, "RETRY_FIRST", 0.001)
+    monkeypatch.setattr(roster_module, "RETRY_FIRST", 0.05)
     pool = FakePool(min_idle=0)
     pool.failures.append(RAISED)
     async with pool, asyncio.timeout(BOUND):

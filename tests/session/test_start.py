@@ -329,7 +329,7 @@ async def test_an_interpreter_that_speaks_another_language(tmp_path: Path) -> No
 
 
 async def test_a_worker_that_does_not_get_ready_in_time(tmp_path: Path) -> None:
-    python = script(tmp_path / "python", "echo 'still busy' >&2; echo >started; exec sleep 60")
+    python = script(tmp_path / "python", "echo 'still busy' >&2; exec sleep 60")
     session = Session(python=python, config=SessionConfig(start_timeout=0.5))
     with pytest.raises(StartError, match=r"did not get ready within 0.5 s\n(.*\n)*still busy"):
         await session.start()

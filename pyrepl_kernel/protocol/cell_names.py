@@ -1,13 +1,16 @@
-"""MurmurHash2, the hash by which debuggers of Jupyter front ends name cells.
+"""The names under which cells stand in tracebacks: a hash, as debuggers of front ends compute it.
 
-Source: Austin Appleby's MurmurHash2 (32 bits), in the public domain.
+Source of MurmurHash2 (32 bits): Austin Appleby, in the public domain.
 """
 
 from __future__ import annotations
 
 import struct
 
-__all__ = ["murmur2"]
+__all__ = ["CELL_HASH_SEED", "cell_hash", "murmur2"]
+
+CELL_HASH_SEED = 0xC70F6907
+"""Seed of the hash in a cell's file name."""
 
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
@@ -27,3 +30,8 @@ def murmur2(text: str, seed: int) -> int:
         h = ((h ^ int.from_bytes(tail, "little")) * _M) & _MASK
     h = ((h ^ (h >> 13)) * _M) & _MASK
     return h ^ (h >> 15)
+
+
+def cell_hash(code: str) -> int:
+    """The number that stands for a cell's source in its file name."""
+    return murmur2(code, CELL_HASH_SEED)
