@@ -1,18 +1,20 @@
 """The command line: ``python -m benchmarks``."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .errors import BenchmarkError
+from .clients import VARIANTS
+from .errors import BenchmarkError, KernelNotInstalled
 from .report import Report
 from .runner import Entrant, Lab, Samples, entrants, installed_kernels
 from .scenarios import SCENARIOS
 
-_DEFAULT_KERNELS = ("python3", "pyrepl")
+_DEFAULT_KERNELS = ("python3", "pyrepl", "xpython", "async", "py", "bare")
 _DEFAULT_RUNS = 9
 
 
@@ -27,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list()
         return 0
+    # Where the kernelspec of the bare processes is.
+    path = [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH", "")]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, path))
     try:
-        participants, baseline = _participants(options.kernels, options.baseline)
+        specs = options.kernels or _installed(_DEFAULT_KERNELS)
+        participants, baseline = _participants(specs, options.baseline)
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return 2
@@ -71,6 +77,15 @@ def _measure(lab: Lab, participants: Sequence[Entrant], names: Sequence[str], to
         _progress(prefix + to.line(name), keep=True)
 
 
+def _installed(specs: Sequence[str]) -> list[str]:
+    """Those that are installed; says of the others how they would be."""
+    found = installed_kernels()
+    for spec in specs:
+        if spec not in found:
+            print(f"without {KernelNotInstalled(spec, found)}", file=sys.stderr)
+    return [spec for spec in specs if spec in found]
+
+
 def _participants(specs: Sequence[str], baseline: str | None) -> tuple[list[Entrant], str]:
     """The kernels that take part and the label of the baseline, which always does."""
     if baseline is None:
@@ -94,10 +109,14 @@ def _list() -> None:
     width = max(map(len, SCENARIOS))
     print("scenarios (--only):")
     for scenario in SCENARIOS.values():
-        print(f"  {scenario.name.ljust(width)}  {scenario.summary}")
+        note = " (long)" if scenario.is_long else ""
+        print(f"  {scenario.name.ljust(width)}  {scenario.summary}{note}")
     print("\ninstalled kernels (--kernels):")
     for name in installed_kernels():
         print(f"  {name}")
+    print("\nvariants of a kernel (NAME+VARIANT):")
+    for name, what in VARIANTS.items():
+        print(f"  {name.ljust(width)}  {what}")
 
 
 def _positive(text: str) -> int:
@@ -115,9 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         "--kernels",
         nargs="+",
         metavar="KERNEL",
-        default=list(_DEFAULT_KERNELS),
         help="installed kernelspecs; one named twice runs against itself "
-        f"(default: {' '.join(_DEFAULT_KERNELS)})",
+        f"(default: those of {' '.join(_DEFAULT_KERNELS)} that are installed)",
     )
     parser.add_argument(
         "--baseline",
@@ -130,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="SCENARIO",
         choices=SCENARIOS,
-        default=list(SCENARIOS),
-        help="these scenarios, in this order (default: all of --list)",
+        default=[scenario.name for scenario in SCENARIOS.values() if not scenario.is_long],
+        help="these scenarios, in this order (default: all of --list but the long ones)",
     )
     parser.add_argument(
         "--runs",

@@ -15,7 +15,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,14 @@ from .guards import time_limit, uninterrupted
 
 MARK = "KERNEL_BENCHMARK_ID"
 """Variable in a kernel's environment, a different value for each kernel that is started."""
+
+LIBRARIES = "import pandas, numpy, matplotlib.pyplot"
+
+VARIANTS = {
+    "warm": f"with --warmup={LIBRARIES!r}, for kernels that have that option",
+    "relaunch": "without the provisioner that its kernelspec names: a restart is a new process",
+}
+"""What may follow a kernelspec's name, as in ``pyrepl+warm+relaunch``."""
 
 START_LIMIT = 60.0
 STOP_LIMIT = 20.0
@@ -50,6 +58,7 @@ class Exchange:
     id: str
     sent_at: float
     on_display: Callable[[Content], None] | None = None
+    on_comm: Callable[[Content, list[bytes]], None] | None = None
     reply: Content | None = None
     replied_at: float = 0.0
     idle_at: float = 0.0
@@ -80,20 +89,28 @@ class Kernel:
     """One kernel: started, asked, restarted and shut down through jupyter_client.
 
     Args:
-        spec: name of the kernelspec.
+        spec: name of the kernelspec, with variants after it (see ``VARIANTS``).
         folder: where IPython's profile and the kernel's own log go, so that a benchmark leaves
             no trace in the user's history and finds nothing of it in the way.
+        env: environment variables of its own.
     """
 
-    def __init__(self, spec: str, folder: Path) -> None:
+    def __init__(self, spec: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.spec = spec
+        self._folder = folder
+        self._siblings: list[Kernel] = []
         self.mark = uuid.uuid4().hex
-        self._env = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), MARK: self.mark}
+        self.env = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), MARK: self.mark}
+        self.env.update(env or {})
         # Without cached bytecode a start would measure Python's compiler.
-        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
         self._log_path = folder / f"{spec}-{self.mark}.log"
         self._log = self._log_path.open("wb")
-        self._manager = KernelManager(kernel_name=spec)
+        name, *variants = spec.split("+")
+        self._manager = KernelManager(kernel_name=name)
+        self._arguments = [f"--warmup={LIBRARIES}"] if "warm" in variants else []
+        if "relaunch" in variants and self._manager.kernel_spec is not None:
+            self._manager.kernel_spec.metadata.pop("kernel_provisioner", None)
         # Looked up here, so that a start does not time the search for kernelspecs.
         self._argv = self._manager.kernel_spec.argv if self._manager.kernel_spec else []
         self._client: BlockingKernelClient | None = None
@@ -113,13 +130,28 @@ class Kernel:
         """How many exchanges still lack their reply or their idle status."""
         return len(self._open)
 
+    @property
+    def siblings(self) -> list["Kernel"]:
+        """The kernels that this one has been given as company."""
+        return self._siblings
+
     # Life
+
+    def sibling(self) -> "Kernel":
+        """Another kernel of the same kind, not started; it is closed with this one."""
+        self._siblings.append(Kernel(self.spec, self._folder, self.env | {MARK: self.mark}))
+        return self._siblings[-1]
 
     def start(self) -> None:
         """Launches the kernel and opens the channels; does not wait for anything from it."""
         # Ctrl-C between the launch and its book-keeping would leave a process nobody knows.
         with uninterrupted(), time_limit(START_LIMIT, "start_kernel"):
-            self._manager.start_kernel(env=self._env, stdout=self._log, stderr=self._log)
+            self._manager.start_kernel(
+                extra_arguments=self._arguments,
+                env=self.env,
+                stdout=self._log,
+                stderr=self._log,
+            )
         self._open_channels()
 
     def restart(self) -> None:
@@ -137,6 +169,9 @@ class Kernel:
 
     def close(self, *, now: bool = False) -> None:
         """Shuts the kernel down, politely unless ``now``; does nothing the second time."""
+        for sibling in self._siblings:
+            sibling.close(now=now)
+        self._siblings.clear()
         if self._log.closed:
             return
         self._close_channels()
@@ -154,6 +189,7 @@ class Kernel:
         self._poller = zmq.Poller()
         self._poller.register(client.shell_channel.socket, zmq.POLLIN)
         self._poller.register(client.iopub_channel.socket, zmq.POLLIN)
+        self._poller.register(client.control_channel.socket, zmq.POLLIN)
         self._client = client
 
     def _close_channels(self) -> None:
@@ -187,6 +223,7 @@ class Kernel:
         code: str,
         *,
         on_display: Callable[[Content], None] | None = None,
+        on_comm: Callable[[Content, list[bytes]], None] | None = None,
         describe: Callable[[Exchange], str] | None = None,
     ) -> Exchange:
         """Runs a cell as a front end does, until its reply and its idle status have come.
@@ -194,9 +231,11 @@ class Kernel:
         Args:
             code: the cell.
             on_display: called with the mime bundle of each display while it arrives.
+            on_comm: called with the content and the buffers of each comm message.
             describe: says what has arrived, for the error when the idle status does not.
         """
         exchange = self.ask(lambda client: client.execute(code), on_display)
+        exchange.on_comm = on_comm
         self.replied(exchange, "the reply")
         try:
             self.done(exchange, "the idle status", quiet=QUIET_LIMIT)
@@ -207,11 +246,42 @@ class Kernel:
         exchange.require_ok()
         return exchange
 
+    def ask_comm(
+        self, comm_id: str, data: Content, on_comm: Callable[[Content, list[bytes]], None]
+    ) -> Exchange:
+        """Sends a message to a comm and returns its exchange, which has no reply."""
+
+        def send(client: BlockingKernelClient) -> str:
+            content = {"comm_id": comm_id, "data": data}
+            message = client.session.msg("comm_msg", content)
+            client.shell_channel.send(message)
+            return str(message["header"]["msg_id"])
+
+        exchange = self.ask(send)
+        exchange.on_comm = on_comm
+        return exchange
+
     def info(self) -> Content:
         """Asks for kernel_info and returns the reply's content."""
         exchange = self.ask(lambda client: client.kernel_info())
         self.replied(exchange, "the kernel_info reply", START_LIMIT)
         return exchange.require_ok()
+
+    def ask_control(self, msg_type: str) -> Exchange:
+        """Sends a request without content on the control channel; returns its exchange at once."""
+
+        def send(client: BlockingKernelClient) -> str:
+            message = client.session.msg(msg_type, {})
+            client.control_channel.send(message)
+            return str(message["header"]["msg_id"])
+
+        return self.ask(send)
+
+    def listen(self, seconds: float) -> None:
+        """Receives whatever comes within some time."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            self._receive(math.ceil(left * 1000))
 
     def subscribe(self) -> None:
         """Asks until an idle status arrives: only then has the iopub subscription got through."""
@@ -307,6 +377,8 @@ class Kernel:
             exchange.text.append(content["text"])
         elif kind == "display_data" and exchange.on_display is not None:
             exchange.on_display(content["data"])
+        elif kind == "comm_msg" and exchange.on_comm is not None:
+            exchange.on_comm(content, message["buffers"])
         elif kind == "execute_result":
             exchange.result = content["data"].get("text/plain")
         if exchange.is_done:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from .clients import MARK, Kernel
@@ -31,7 +32,7 @@ def resting_pss(kernel: Kernel) -> int:
     deadline = time.perf_counter() + _LIMIT
     samples: list[int] = []
     while time.perf_counter() < deadline:
-        samples.append(sum(_pss(pid) for pid in processes_of(kernel)))
+        samples.append(pss_of(processes_of(kernel)))
         recent = samples[-_STEADY_SAMPLES:]
         if len(recent) == _STEADY_SAMPLES and max(recent) <= min(recent) * (1 + _TOLERANCE):
             return recent[-1]
@@ -68,6 +69,11 @@ def processes_of(kernel: Kernel) -> set[int]:
     if not found or os.getpid() in found:
         raise KernelFault(f"the processes of {kernel!r} cannot be told from others")
     return found
+
+
+def pss_of(pids: Iterable[int]) -> int:
+    """The sum over some processes, in bytes, at this moment."""
+    return sum(map(_pss, pids))
 
 
 def _pss(pid: int) -> int:

@@ -73,7 +73,7 @@ class Report:
             is_out = "failure" in self.kernels.get(label, {})
             return ["failed" if is_out or (samples and samples.failure) else "-", ""]
         median = statistics.median(values)
-        texts = [_quantity(median, SCENARIOS[name].unit), f"±{spread(values) / median:.0%}"]
+        texts = [as_text(median, SCENARIOS[name].unit), f"±{spread(values) / median:.0%}"]
         ratio = self.ratio(name, label)
         if label != self.baseline and ratio is not None:
             texts.append(f"{ratio:.2f}")
@@ -145,7 +145,8 @@ def spread(values: Sequence[float]) -> float:
     return (high - low) / 2
 
 
-def _quantity(value: float, unit: Unit) -> str:
+def as_text(value: float, unit: Unit) -> str:
+    """A number with its unit."""
     if unit is Unit.BYTES:
         return f"{value / 1e6:.1f} MB"
     if value >= 1:

@@ -2,7 +2,8 @@
 
 import gc
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,16 @@ from typing import Self
 
 from jupyter_client.kernelspec import KernelSpecManager
 
-from .clients import Content, Kernel
+from .clients import VARIANTS, Content, Kernel
 from .errors import BenchmarkError, KernelNotInstalled
 from .guards import uninterrupted
 from .scenarios import Scenario
+
+BARE = "bare"
+"""The kernelspec of two bare processes, which only few scenarios can be tried on."""
+
+_SLOW = 10.0  # seconds of a rehearsal from which a kernel gets fewer rounds
+_SLOW_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,8 @@ def entrants(specs: Sequence[str]) -> list[Entrant]:
     installed = installed_kernels()
     chosen: list[Entrant] = []
     for spec in specs:
-        if spec not in installed:
+        name, *variants = spec.split("+")
+        if name not in installed or not VARIANTS.keys() >= set(variants):
             raise KernelNotInstalled(spec, installed)
         earlier = sum(entrant.spec == spec for entrant in chosen)
         chosen.append(Entrant(f"{spec}#{earlier + 1}" if earlier else spec, spec))
@@ -78,9 +86,9 @@ class Lab:
                     self.close(kernel, now=True)
             self._folder.cleanup()
 
-    def kernel(self, spec: str) -> Kernel:
+    def kernel(self, spec: str, env: Mapping[str, str] | None = None) -> Kernel:
         """A kernel that is not started yet."""
-        kernel = Kernel(spec, Path(self._folder.name))
+        kernel = Kernel(spec, Path(self._folder.name), env)
         self._kernels.append(kernel)
         return kernel
 
@@ -123,6 +131,8 @@ class Lab:
             progress: told about each round.
         """
         kept: dict[str, Kernel] = {}
+        participants = [e for e in participants if e.spec != BARE or scenario.is_for_bare]
+        rounds = dict.fromkeys((entrant.label for entrant in participants), runs)
         for entrant in participants:
             results[entrant.label] = Samples()
         for number in range(runs + 1):
@@ -130,20 +140,25 @@ class Lab:
             first = number % len(participants)
             for entrant in (*participants[first:], *participants[:first]):
                 samples = results[entrant.label]
-                if samples.failure is not None:
+                if samples.failure is not None or number > rounds[entrant.label]:
                     continue
+                began = time.perf_counter()
                 try:
-                    value = self._measure(scenario, entrant, kept)
+                    value = self._measure(scenario, entrant, kept, is_rehearsal=not number)
                 except Exception as error:  # whatever it is, it is this kernel's result
                     samples.failure = _reason(error, number)
                     continue
                 if number:
                     samples.values.append(value)
+                elif time.perf_counter() - began > _SLOW:
+                    rounds[entrant.label] = min(runs, _SLOW_RUNS)
         for kernel in kept.values():
             self.close(kernel)
 
-    def _measure(self, scenario: Scenario, entrant: Entrant, kept: dict[str, Kernel]) -> float:
-        kernel = kept.pop(entrant.label, None) or self.kernel(entrant.spec)
+    def _measure(
+        self, scenario: Scenario, entrant: Entrant, kept: dict[str, Kernel], *, is_rehearsal: bool
+    ) -> float:
+        kernel = kept.pop(entrant.label, None) or self.kernel(entrant.spec, scenario.env)
         try:
             if scenario.keeps:
                 if kernel.pid is None:
@@ -151,7 +166,11 @@ class Lab:
                     kernel.subscribe()
                     kernel.cell(scenario.prepare)
                 kernel.drain()
-            value = _without_collector(scenario, kernel)
+            if is_rehearsal and scenario.rehearse is not None:
+                scenario.rehearse(kernel)
+                value = 0.0
+            else:
+                value = _without_collector(scenario, kernel)
         except BaseException:
             # What such a kernel is still doing must not reach the next measurement.
             self.close(kernel, now=True)

@@ -5,13 +5,17 @@ To add one, write the function and its line in ``SCENARIOS``. It returns seconds
 the clock has stopped.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .clients import QUIET_LIMIT, Content, Exchange, Kernel
+import nbformat
+from nbclient import NotebookClient
+
+from .clients import LIBRARIES, QUIET_LIMIT, START_LIMIT, Content, Exchange, Kernel
 from .errors import KernelFault
 from .memory import resting_pss
 
@@ -23,9 +27,18 @@ BULK_CHARACTERS = 50_000_000
 DISPLAYS = 2_000
 IMAGES = 200
 IMAGE_BYTES = 1_000_000
+BUFFERS = 10
+BUFFER_BYTES = 10_000_000
+ECHOES = 2_000
+FURTHER = 3
 INTERRUPT_LIMIT = 20.0
-
-LIBRARIES = "import pandas, numpy, matplotlib.pyplot"
+_AT_WORK = 1.0
+"""Seconds between a cell and the restart: nobody restarts the moment that a cell has ended, and
+what a kernel prepares for the next restart it may do meanwhile."""
+FIRST_NOTEBOOK = 3.0
+"""Seconds that a first notebook stays open."""
+HELD_SECONDS = 20
+HELD_QUESTIONS = 200
 
 
 class Unit(StrEnum):
@@ -47,6 +60,10 @@ class Scenario:
         keeps: one kernel serves all rounds; otherwise each measurement has its own.
         prepare: a cell that a kept kernel runs once, before the first round.
         unit: what the number counts.
+        is_long: it takes so long that it is measured only when named.
+        env: environment variables that its kernels start with.
+        is_for_bare: whether two bare processes can do it, written for nothing but a cell.
+        rehearse: what the round does that does not count; None for the same as the others.
     """
 
     name: str
@@ -55,6 +72,10 @@ class Scenario:
     keeps: bool = True
     prepare: str = "pass"
     unit: Unit = Unit.SECONDS
+    is_long: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    is_for_bare: bool = False
+    rehearse: Callable[[Kernel], None] | None = None
 
 
 def start_reply(kernel: Kernel) -> float:
@@ -71,6 +92,41 @@ def start_result(kernel: Kernel) -> float:
     kernel.start()
     _evaluate(kernel, "1+1", "1+1", "2")
     return time.perf_counter() - began
+
+
+def start_import(kernel: Kernel) -> float:
+    """From the launch to the result of the libraries' import.
+
+    Kernels that know ``PYREPL_WARMUP`` have the libraries in a template, which the rehearsal's
+    kernel has left behind (see ``open_for_a_while``).
+    """
+    began = time.perf_counter()
+    kernel.start()
+    _evaluate(kernel, LIBRARIES, "'pandas' in globals()", "True")
+    return time.perf_counter() - began
+
+
+def open_for_a_while(kernel: Kernel) -> None:
+    """A first notebook, which imports the libraries and stays open for some seconds.
+
+    What a kernel prepares for the next one, it does when the first has nothing to do.
+    """
+    start_import(kernel)
+    kernel.listen(FIRST_NOTEBOOK)
+
+
+def notebook(kernel: Kernel) -> float:
+    """A notebook of one cell through nbclient, the kernel's start and end included."""
+    cells = [nbformat.v4.new_code_cell("1 + 1")]
+    document = nbformat.v4.new_notebook(cells=cells)
+    client = NotebookClient(document, kernel_name=kernel.spec, startup_timeout=int(START_LIMIT))
+    began = time.perf_counter()
+    client.execute(env=kernel.env)
+    taken = time.perf_counter() - began
+    outputs = document.cells[0].outputs
+    if len(outputs) != 1 or outputs[0].get("data", {}).get("text/plain") != "2":
+        raise KernelFault(f"1 + 1 gave {outputs!r}")
+    return taken
 
 
 def _evaluate(kernel: Kernel, cell: str, expression: str, expected: str) -> None:
@@ -180,6 +236,33 @@ def images(kernel: Kernel) -> float:
     return exchange.round_trip
 
 
+def comm_buffers(kernel: Kernel) -> float:
+    """A comm message with large buffers, until idle."""
+    lengths: list[int] = []
+
+    def keep(content: Content, buffers: list[bytes]) -> None:
+        lengths.extend(len(memoryview(buffer)) for buffer in buffers)
+
+    exchange = kernel.cell("comm.send({}, buffers=blocks)", on_comm=keep)
+    if lengths != [BUFFER_BYTES] * BUFFERS:
+        raise KernelFault(f"{len(lengths)} of {BUFFERS} buffers arrived, or not whole")
+    return exchange.round_trip
+
+
+def comm_echo(kernel: Kernel) -> float:
+    """Comm messages sent at once, each answered by one, until the last answer and idle."""
+    echoed: list[int] = []
+
+    def keep(content: Content, buffers: list[bytes]) -> None:
+        echoed.append(content["data"]["number"])
+
+    sent = [kernel.ask_comm("bench", {"number": number}, keep) for number in range(ECHOES)]
+    kernel.wait(lambda: all(x.idle_at for x in sent), "the echoes", quiet=QUIET_LIMIT)
+    if echoed != list(range(ECHOES)):
+        raise KernelFault(f"{len(echoed)} of {ECHOES} echoes came, or in wrong order")
+    return max(x.idle_at for x in sent) - sent[0].sent_at
+
+
 def complete(kernel: Kernel) -> float:
     """From complete_request to its reply, the kernel being idle."""
     return _ask_often(
@@ -238,14 +321,52 @@ def _interrupt(kernel: Kernel, busy: str) -> float:
     return exchange.replied_at - began
 
 
+def control_while_held(kernel: Kernel) -> float:
+    """The 99th percentile of control's kernel_info while C code holds the GIL.
+
+    The questions come at even distances, whether those before are answered or not: one after the
+    other, all but the first would come when the cell has ended, in a kernel that waits for it.
+    """
+    cell = kernel.ask(
+        lambda client: client.execute(
+            "import ctypes\nprint('in', flush=True)\n"
+            f"ctypes.PyDLL(None).usleep({HELD_SECONDS * 1_000_000})"
+        )
+    )
+    kernel.wait(lambda: bool(cell.text), "the cell to begin", INTERRUPT_LIMIT)
+    began = time.perf_counter()
+    exchanges = []
+    for number in range(HELD_QUESTIONS):
+        due = began + 0.95 * HELD_SECONDS * number / HELD_QUESTIONS
+        kernel.listen(due - time.perf_counter())
+        exchanges.append(kernel.ask_control("kernel_info_request"))
+    for exchange in [*exchanges, cell]:
+        kernel.done(exchange, "the reply and the idle status")
+        exchange.require_ok()
+    if cell.replied_at - began < 0.95 * HELD_SECONDS:
+        raise KernelFault("the cell ended before the questions did")
+    times = sorted(exchange.replied_at - exchange.sent_at for exchange in exchanges)
+    return times[math.ceil(0.99 * len(times)) - 1]
+
+
 def restart(kernel: Kernel) -> float:
     """From the restart to the result of the libraries' import in a fresh namespace."""
-    kernel.cell("sentinel = 1")
-    began = time.perf_counter()
-    kernel.restart()
-    _evaluate(
+    return _restart(
         kernel, LIBRARIES, "('sentinel' in globals(), 'pandas' in globals())", "(False, True)"
     )
+
+
+def restart_pass(kernel: Kernel) -> float:
+    """From the restart to the result of a cell that does nothing, in a fresh namespace."""
+    return _restart(kernel, "pass", "'sentinel' in globals()", "False")
+
+
+def _restart(kernel: Kernel, cell: str, expression: str, expected: str) -> float:
+    kernel.cell("sentinel = 1")
+    time.sleep(_AT_WORK)
+    began = time.perf_counter()
+    kernel.restart()
+    _evaluate(kernel, cell, expression, expected)
     taken = time.perf_counter() - began
     kernel.subscribe()
     return taken
@@ -259,6 +380,28 @@ def memory(kernel: Kernel) -> float:
     return float(resting_pss(kernel))
 
 
+def further_memory(kernel: Kernel) -> float:
+    """PSS of each further kernel, all of them with the libraries imported."""
+    totals = []
+    kernels = [kernel]
+    for number in range(FURTHER + 1):
+        if number:
+            kernels.append(kernel.sibling())
+        kernels[-1].start()
+        kernels[-1].subscribe()
+        kernels[-1].cell(LIBRARIES)
+        if number in (0, FURTHER):
+            totals.append(resting_pss(kernel))
+    return (totals[1] - totals[0]) / FURTHER
+
+
+WARM = {"PYREPL_WARMUP": LIBRARIES, "PYREPL_TEMPLATE_LINGER": "60"}
+_MAKE_COMM = (
+    "from comm import create_comm\n"
+    "comm = create_comm(target_name='bench', comm_id='bench')\n"
+    "comm.on_msg(lambda message: comm.send(message['content']['data']))\n"
+)
+_MAKE_BLOCKS = f"import os\nblocks = [os.urandom({BUFFER_BYTES}) for _ in range({BUFFERS})]"
 _IMPORT_DISPLAY = "from IPython.display import HTML, display\n"
 _MAKE_PNG = (
     "import base64, os\n"
@@ -271,9 +414,23 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in (
         Scenario("start-reply", "launch → first kernel_info reply", start_reply, keeps=False),
         Scenario("start-result", "launch → first result of 1+1", start_result, keeps=False),
-        Scenario("pass", "round trip of a pass cell", pass_cell),
+        Scenario(
+            "start-warm",
+            "launch → result of importing pandas, numpy, pyplot, a template being warm",
+            start_import,
+            keeps=False,
+            env=WARM,
+            rehearse=open_for_a_while,
+        ),
+        Scenario("notebook", "nbclient, a notebook of one cell", notebook, keeps=False),
+        Scenario("pass", "round trip of a pass cell", pass_cell, is_for_bare=True),
         Scenario("print", "round trip of print(1)", print_cell),
-        Scenario("queued", f"{QUEUED} cells sent at once → last reply and idle", queued),
+        Scenario(
+            "queued",
+            f"{QUEUED} cells sent at once → last reply and idle",
+            queued,
+            is_for_bare=True,
+        ),
         Scenario("lines", f"{LINES:,} printed lines → idle", lines),
         Scenario("bulk", f"one print of {BULK_CHARACTERS // 10**6} MB → idle", bulk),
         Scenario(
@@ -284,6 +441,15 @@ SCENARIOS: dict[str, Scenario] = {
             f"{IMAGES} displays of a {IMAGE_BYTES // 10**6} MB image → idle",
             images,
             prepare=_IMPORT_DISPLAY + _MAKE_PNG,
+        ),
+        Scenario(
+            "comm-buffers",
+            f"a comm message with {BUFFERS * BUFFER_BYTES // 10**6} MB of buffers → idle",
+            comm_buffers,
+            prepare=_MAKE_COMM + _MAKE_BLOCKS,
+        ),
+        Scenario(
+            "comm-echo", f"{ECHOES:,} comm messages and their echoes", comm_echo, prepare=_MAKE_COMM
         ),
         Scenario("complete", "complete_request → reply", complete, prepare="import os"),
         Scenario("inspect", "inspect_request → reply", inspect, prepare="import os"),
@@ -300,6 +466,22 @@ SCENARIOS: dict[str, Scenario] = {
             restart,
             prepare=LIBRARIES,
         ),
+        Scenario(
+            "control-held",
+            f"p99 of {HELD_QUESTIONS} kernel_info on control, a cell holding the GIL for "
+            f"{HELD_SECONDS} s",
+            control_while_held,
+            is_long=True,
+        ),
+        Scenario("restart-pass", "restart → result of a pass cell", restart_pass),
         Scenario("memory", "PSS of all processes at rest", memory, keeps=False, unit=Unit.BYTES),
+        Scenario(
+            "memory-further",
+            "PSS of each further kernel with pandas, numpy, pyplot",
+            further_memory,
+            keeps=False,
+            unit=Unit.BYTES,
+            env=WARM,
+        ),
     )
 }
