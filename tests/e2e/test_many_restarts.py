@@ -51,7 +51,7 @@ class Footprint:
     processes: list[str]
     descriptors: dict[str, int]
     files: list[str]
-    memory: dict[str, int]  # bytes that are a process's alone
+    memory: dict[str, int]  # bytes that a process has written, swapped out or not
 
     @classmethod
     def of(cls, kernel: Managed, template: int, places: list[Path], before: set[int]) -> Footprint:
@@ -66,8 +66,19 @@ class Footprint:
             sorted(psutil.Process(pid).name() for pid in marked() - before),
             {name: process.num_fds() for name, process in members.items()},
             sorted(path.name for place in places for path in place.iterdir()),
-            {name: process.memory_full_info().uss for name, process in members.items()},
+            {name: written(process.pid) for name, process in members.items()},
         )
+
+
+def written(pid: int) -> int:
+    """A process's memory without the pages of files.
+
+    Those come and go with the system's cache, and count as its own or not by who else maps them.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(("Anonymous:", "Swap:"))]
+    assert len(kilobytes) == 2, lines
+    return 1024 * sum(kilobytes)
 
 
 def at_rest(
