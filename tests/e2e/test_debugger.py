@@ -519,9 +519,9 @@ def test_a_death_answers_what_waits_and_a_new_worker_can_be_debugged(fresh: Debu
     cell = fresh.execute(FUNCTION, allow_stdin=True)
     fresh.wait_event("stopped")
     frame = fresh.frames()[0]["id"]
-    waiting = fresh.send_debug(
-        "evaluate", expression="__import__('time').sleep(60)", frameId=frame, context="repl"
-    )
+    waits = "print('in', flush=True) or __import__('time').sleep(60)"
+    waiting = fresh.send_debug("evaluate", expression=waits, frameId=frame, context="repl")
+    fresh.wait_printed(cell)  # a request that came after the death would be refused
     os.kill(worker, signal.SIGKILL)
     response = fresh.debug_reply(waiting)
     assert response["success"] is False

@@ -268,7 +268,8 @@ CASES = {
 def case(request: pytest.FixtureRequest) -> Case:
     found = CASES[request.param]
     if found.needs and importlib.util.find_spec(found.needs) is None:
-        pytest.skip(f"{found.needs} is not installed: pip install {found.needs} to run this")
+        package = {"sklearn": "scikit-learn"}.get(found.needs, found.needs)
+        pytest.skip(f"{found.needs} is not installed: pip install {package} to run this")
     return found
 
 
