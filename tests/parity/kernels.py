@@ -41,6 +41,8 @@ def _reset(shell, cwd):
     os.chdir(cwd)
     shell.reset(new_session=True)
     shell.user_ns["__spec__"] = None  # which multiprocessing asks the main module for
+    # The types of completions, which are left out when they are not found in time: 400 ms.
+    shell.Completer.jedi_compute_type_timeout = 60_000
     history = shell.history_manager
     history._i = history._ii = history._iii = history._i00 = ""
     with open({pid_file!r}, "w") as file:
