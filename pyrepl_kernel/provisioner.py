@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.connect import KernelConnectionInfo, port_names
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
@@ -38,6 +38,7 @@ from pyrepl_kernel.kernel.leash import (
     describe,
     is_for_the_process,
 )
+from pyrepl_kernel.ports import ReservedPorts
 from pyrepl_kernel.protocol.framing import FrameDecoder, encode_message
 from pyrepl_kernel.protocol.messages import (
     LeashReplyMessage,
@@ -69,13 +70,34 @@ class PyreplProvisioner(LocalProvisioner):
     _standby: Any = None  # the process that has retired, until the next launch
     _exit_code: int | None = None  # what a process that has retired is said to have ended with
     _spec_stamp: tuple[int, ...] | None = None
+    _ports: ReservedPorts | None = None
 
     # ------------------------------------------------------------------ launching
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """As in the base class; a kernelspec that was installed anew since counts."""
+        """As in the base class; a kernelspec that was installed anew since counts.
+
+        Nobody else gets the kernel's ports before it has bound them, now or in a restart.
+        """
         self._read_spec_again()
+        self._reserve_ports()
         return await super().pre_launch(**kwargs)
+
+    def _reserve_ports(self) -> None:
+        manager: Any = self.parent
+        if manager is None or self.ports_cached:
+            return
+        if manager.transport != "tcp" or not manager.cache_ports:
+            return
+        try:
+            self._ports = ReservedPorts(manager.ip, port_names)
+        except OSError as error:
+            # The base class looks for some too, and says better what is wrong with the address.
+            self.log.debug("no ports can be reserved on %s: %s", manager.ip, error)
+            return
+        for name, port in self._ports.ports.items():
+            setattr(manager, name, port)
+        self.ports_cached = True
 
     def _read_spec_again(self) -> None:
         directory = getattr(self.kernel_spec, "resource_dir", "")
@@ -203,6 +225,8 @@ class PyreplProvisioner(LocalProvisioner):
         """The kernel is not needed any more, or only until its restart."""
         if not restart:
             await self._end_process(self.process if self._has_retired else None)
+            if self._ports is not None:
+                self._ports.close()
         await super().cleanup(restart)
 
     async def _end_process(self, process: Any) -> None:

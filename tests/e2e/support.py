@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -30,9 +28,11 @@ import psutil
 import pytest
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.connect import write_connection_file
+from jupyter_client.connect import port_names, write_connection_file
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_core.paths import jupyter_runtime_dir
+
+from pyrepl_kernel.ports import ReservedPorts
 
 KERNEL = os.environ.get("PYREPL_E2E_KERNEL", "pyrepl")
 IS_OURS = KERNEL != "python3"
@@ -52,7 +52,6 @@ TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.ipynb"
 TIMEOUT = 30.0
 """Seconds that anything may take before a test fails: a bound, and no expectation of speed."""
 
-CHANNELS = ("shell", "control", "stdin", "iopub", "hb")
 
 Message = dict[str, Any]
 
@@ -297,22 +296,6 @@ class Client:
             self._filed[channel][message["parent_header"].get("msg_id", "")].append(message)
 
 
-def free_ports() -> dict[str, Any]:
-    """A port for each channel, which nobody else is given until the kernel listens there.
-
-    Those that the system hands out are, to the next connection that any process opens: on a busy
-    machine some kernel finds its port taken.
-    """
-    ports: dict[str, int] = {}
-    while len(ports) < len(CHANNELS):
-        port = random.randrange(16_384, 32_768)  # below what the systems hand out
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in ports.values():
-                ports[f"{CHANNELS[len(ports)]}_port"] = port
-    return ports
-
-
 class KernelProcess:
     """A kernel's process, started by its spec's command line and a connection file.
 
@@ -323,10 +306,12 @@ class KernelProcess:
     def __init__(self, under: Sequence[str] = ()) -> None:
         path = Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._ports = ReservedPorts("127.0.0.1", port_names)
+        ports: dict[str, Any] = self._ports.ports
         self.connection_file: str
         self.connection: Mapping[str, Any]
         self.connection_file, self.connection = write_connection_file(
-            str(path), key=uuid.uuid4().hex.encode(), kernel_name=KERNEL, **free_ports()
+            str(path), key=uuid.uuid4().hex.encode(), kernel_name=KERNEL, **ports
         )
         self._clients: list[Client] = []
         self.process = subprocess.Popen(
@@ -354,6 +339,7 @@ class KernelProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(TIMEOUT)
+        self._ports.close()
         Path(self.connection_file).unlink(missing_ok=True)
 
 

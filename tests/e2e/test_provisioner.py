@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from jupyter_client.connect import port_names
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
@@ -44,6 +46,41 @@ def kernel() -> Iterator[Managed]:
 
 def test_the_kernelspec_names_it(kernel: Managed) -> None:
     assert isinstance(kernel.manager.provisioner, PyreplProvisioner)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no port is bound twice elsewhere")
+def test_nobody_else_gets_its_ports_before_it_has_bound_them() -> None:
+    manager = KernelManager(kernel_name=KERNEL)
+    manager.pre_start_kernel()
+    ports = ports_of(manager)
+    assert all(map(is_taken, ports))
+    manager.cleanup_resources()
+    assert not any(map(is_taken, ports))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no port is bound twice elsewhere")
+def test_its_ports_wait_for_it_when_its_process_has_died(kernel: Managed) -> None:
+    ports = ports_of(kernel.manager)
+    os.kill(kernel.pid, signal.SIGKILL)
+    assert wait_gone(kernel.pid, TIMEOUT)
+    assert all(map(is_taken, ports))
+    kernel.call("restart_kernel", now=True)
+    assert ports_of(kernel.manager) == ports
+    assert kernel.client().value("6 * 7") == "42"
+
+
+def ports_of(manager: KernelManager) -> list[int]:
+    return [getattr(manager, name) for name in port_names]
+
+
+def is_taken(port: int) -> bool:
+    """Whether the system refuses a port of the loopback to others."""
+    with socket.socket() as other:
+        try:
+            other.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def test_the_worker_sees_nothing_of_it(kernel: Managed) -> None:

@@ -21,8 +21,10 @@ from typing import Any
 import psutil
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.connect import write_connection_file
+from jupyter_client.connect import port_names, write_connection_file
 from jupyter_client.kernelspec import KernelSpecManager
+
+from pyrepl_kernel.ports import ReservedPorts
 
 from .steps import INTERRUPT, Ask, Beside, Create, Delete, Queue, Run, Scenario, Step, Until
 
@@ -92,7 +94,9 @@ class Kernel:
         for path in (self.directory, base / "ipython", base / "home"):
             path.mkdir(parents=True)
         self._pid_file = base / "pid"
-        self.file, _ = write_connection_file(str(base / "kernel.json"), kernel_name=name)
+        self._ports = ReservedPorts("127.0.0.1", port_names)
+        ports: dict[str, Any] = self._ports.ports
+        self.file, _ = write_connection_file(str(base / "kernel.json"), kernel_name=name, **ports)
         spec = KernelSpecManager().get_kernel_spec(name)
         arguments = [
             sys.executable if part in ("python", "python3") else part for part in spec.argv
@@ -148,6 +152,7 @@ class Kernel:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait(TIMEOUT)
+        self._ports.close()
 
     # --------------------------------------------------------------- scenarios
 
