@@ -57,8 +57,13 @@ STACKS_SIGNAL: int = signal.SIGRTMAX - 3 if hasattr(signal, "SIGRTMAX") else 7  
 is known to use it; the user's code has SIGUSR1 and SIGUSR2 to itself."""
 
 # The working directory must not shadow what the worker imports on its way up, so the empty
-# entry that -c puts on sys.path goes until the user's code is to run.
-_BOOT = "import sys; del sys.path[0]; {path}from pyrepl_kernel.worker.{module} import main; main()"
+# entry that -c puts on sys.path goes until the user's code is to run. Python 3.13 keeps this line
+# as the source of "<string>", which tracebacks and pdb would show for whatever the user evaluates.
+_BOOT = (
+    "import sys; del sys.path[0]; {path}"
+    "'linecache' in sys.modules and sys.modules['linecache'].clearcache(); "
+    "from pyrepl_kernel.worker.{module} import main; main()"
+)
 
 
 def _socketpair() -> tuple[int, int]:
