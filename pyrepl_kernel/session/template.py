@@ -235,8 +235,9 @@ class Template:
         self.warmth: WarmMessage | None = None
         self._link: TemplateLink | None = None
         self._started: StartedTemplate | None = None
-        self._watch: ProcessWatch | None = None
-        self._ended = asyncio.Event()
+        # One that has died may still be here when the next is started.
+        self._unreaped: set[StartedTemplate] = set()
+        self._all_reaped = asyncio.Event()
         self._opening: asyncio.Task[WarmMessage] | None = None
         self._failures = 0
         self._again_at = 0.0
@@ -351,9 +352,12 @@ class Template:
 
     def _watch_process(self, started: StartedTemplate) -> None:
         self._started = started
-        self._ended.clear()
-        with suppress(ProcessLookupError):
-            self._watch = ProcessWatch(started.pid, lambda: self._reap(started))
+        self._unreaped.add(started)
+        self._all_reaped.clear()
+        try:
+            ProcessWatch(started.pid, lambda: self._reap(started))
+        except ProcessLookupError:
+            self._reap(started)
 
     def _reap(self, started: StartedTemplate) -> None:
         with suppress(ChildProcessError):
@@ -362,7 +366,10 @@ class Template:
                 code, words = os.waitstatus_to_exitcode(status), started.last_words.strip()
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 log.warning("a template died, %s%s", how, f":\n{words}" if words else "")
-        self._ended.set()
+        started.close()
+        self._unreaped.discard(started)
+        if not self._unreaped:
+            self._all_reaped.set()
 
     def _on_lost(self) -> None:
         if not self._is_closed:
@@ -493,14 +500,15 @@ class PrivateTemplate(Template):
                 raise
 
     async def end(self) -> None:
-        """Let go of it, and wait until its process is gone."""
-        started = self._started
+        """Let go of it, and wait until its process is gone, and each that it has replaced."""
         self.close()
-        if started is None or self._watch is None:
+        if not self._unreaped:
             return
         try:
             async with asyncio.timeout(_END_TIMEOUT):
-                await self._ended.wait()
+                await self._all_reaped.wait()
         except TimeoutError:
-            os.killpg(started.pid, signal.SIGKILL)
-            await self._ended.wait()
+            for started in self._unreaped:
+                with suppress(ProcessLookupError):
+                    os.killpg(started.pid, signal.SIGKILL)
+            await self._all_reaped.wait()

@@ -42,12 +42,13 @@ class StartedTemplate:
         self.pid = pid
         self._lifeline = lifeline
         self._words = words
+        self._last_words = ""
 
     @property
     def last_words(self) -> str:
-        """The end of what it wrote to its standard error."""
+        """The end of what it wrote to its standard error, until ``close``."""
         if self._words < 0:
-            return ""
+            return self._last_words
         size = os.fstat(self._words).st_size
         return os.pread(self._words, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(
             "utf-8", "replace"
@@ -55,6 +56,7 @@ class StartedTemplate:
 
     def close(self) -> None:
         """Let go of it: one that is warm lives on, another is killed."""
+        self._last_words = self.last_words
         for fd in (self._lifeline, self._words):
             if fd >= 0:
                 os.close(fd)

@@ -24,6 +24,7 @@ from pyrepl_kernel.session.template import (
     Template,
     TemplateLink,
 )
+from pyrepl_kernel.session.template_start import StartedTemplate
 from pyrepl_kernel.session.templates import TemplateDirectory
 from tests.session.support import BOUND, wait_gone
 
@@ -565,6 +566,40 @@ async def test_a_private_template_ends_with_its_owner() -> None:
     assert pid and wait_gone(pid, 0.1)
     with pytest.raises(TemplateError):
         await template.fork()
+
+
+def sleeper() -> int:
+    """A process that does nothing."""
+    return os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
+
+
+async def test_the_end_waits_for_a_template_whose_forerunner_is_reaped_late() -> None:
+    template = PrivateTemplate(order(), sys.executable, os.environ)
+    first, second = sleeper(), sleeper()
+    for pid in (first, second):
+        template._watch_process(StartedTemplate(pid, -1, -1))
+    os.kill(first, signal.SIGKILL)
+    while psutil.pid_exists(first):
+        await asyncio.sleep(0)
+    ending = asyncio.create_task(template.end())
+    await asyncio.sleep(0)
+    assert not ending.done()
+    os.kill(second, signal.SIGKILL)
+    await ending
+    assert not psutil.pid_exists(second)
+
+
+async def test_templates_that_die_leave_nothing_open(tmp_path: Path) -> None:
+    template = PrivateTemplate(order(), sys.executable, os.environ)
+    numbers = []
+    for _ in range(3):
+        warm = await template.warm()
+        os.kill(warm.pid, signal.SIGKILL)
+        while psutil.pid_exists(warm.pid):
+            await asyncio.sleep(0)
+        numbers.append(len(os.listdir("/proc/self/fd")))
+    await template.end()
+    assert numbers[1:] == numbers[:1] * 2
 
 
 def test_sockets_of_other_users_are_refused(
