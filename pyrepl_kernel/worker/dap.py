@@ -20,6 +20,7 @@ __all__ = [
     "DapDecoder",
     "DapError",
     "hide_thread",
+    "let_current_thread_be_traced",
     "load_debugpy",
     "untrace_current_thread",
 ]
@@ -118,6 +119,20 @@ def untrace_current_thread() -> None:
         pydevd_tracing.SetTrace(None)
 
 
+def let_current_thread_be_traced() -> None:
+    """Take ``untrace_current_thread`` back, for a session that may begin in another thread.
+
+    Where debugpy sets trace functions, it sets one in each thread when a session begins. With
+    ``sys.monitoring`` each thread has its own say, which nothing else can change.
+    """
+    from _pydevd_bundle.pydevd_constants import PYDEVD_USE_SYS_MONITORING
+
+    if PYDEVD_USE_SYS_MONITORING:
+        from _pydevd_sys_monitoring import pydevd_sys_monitoring
+
+        pydevd_sys_monitoring.resume_current_thread_tracing()
+
+
 def _forget_own_threads() -> None:
     """Take threads of the worker's own out of ``threading.enumerate()``, where debugpy put them."""
     home = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -137,6 +152,8 @@ class DapConnection:
     Raises:
         DapError: debugpy cannot be used.
     """
+
+    _changes = 0  # of breakpoints, in all sessions so far
 
     def __init__(self) -> None:
         self._pydevd = load_debugpy()
@@ -170,6 +187,7 @@ class DapConnection:
             )
             untrace_current_thread()
             _forget_own_threads()
+            self._go_on_counting()
             connection, _ = server.accept()
         try:
             connection.settimeout(_TIMEOUT)
@@ -187,6 +205,13 @@ class DapConnection:
             raise
         connection.settimeout(None)
         return connection
+
+    def _go_on_counting(self) -> None:
+        # With ``sys.monitoring`` what is known of a code's breakpoints is kept with their count of
+        # changes, beyond a session's end: at the same count the last session's would be in force.
+        self._debugger = self._pydevd.get_global_debugger()
+        DapConnection._changes += 1
+        self._debugger.mtime += DapConnection._changes
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait for its response, while nobody else uses the connection."""
@@ -260,5 +285,6 @@ class DapConnection:
         """End the session: all threads run on, untraced."""
         # In this order: debugpy's reader, when it finds the socket closed, would end the session
         # too, in its own time, and a next one could run into that.
+        DapConnection._changes = self._debugger.mtime
         self._pydevd.stoptrace()
         self._socket.close()

@@ -41,6 +41,7 @@ from pyrepl_kernel.worker.dap import (
     DapConnection,
     DapError,
     hide_thread,
+    let_current_thread_be_traced,
     untrace_current_thread,
 )
 from pyrepl_kernel.worker.debug import MODULES_AT_START
@@ -355,6 +356,8 @@ class Debugger:
         if connection is None:
             if not is_users:
                 untrace_current_thread()  # what ended while the code ran
+            elif "pydevd" in sys.modules:
+                let_current_thread_be_traced()
         elif is_users:
             _hide_history_thread()  # it may have begun since
             connection.trace_current_thread()

@@ -52,8 +52,10 @@ def user_part(traceback: TracebackType | None) -> TracebackType | None:
     users: list[TracebackType] = []
     entry = traceback
     while entry is not None:
-        filename = entry.tb_frame.f_code.co_filename
-        is_debugger = "pydevd" in filename
+        code = entry.tb_frame.f_code
+        filename = code.co_filename
+        # Some of its compiled code names no file.
+        is_debugger = "pydevd" in filename or "pydevd" in code.co_name
         if filename == __file__ or is_debugger:
             if is_debugger and len(users) > 1 and users[-1].tb_frame is users[-2].tb_frame:
                 users.pop()  # the frame whose trace function raised stands there twice
