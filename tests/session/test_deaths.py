@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import textwrap
 
 import pytest
@@ -41,7 +42,16 @@ deeper()
     [
         (CRASH, DeathCause.CRASH, signal.SIGSEGV, "In [1], line 3, in crash"),
         ("import os\nos.abort()", DeathCause.CRASH, signal.SIGABRT, "In [1], line 2, in <module>"),
-        (OVERFLOW, DeathCause.STACK_OVERFLOW, signal.SIGSEGV, "In [1], line 5, in deeper"),
+        pytest.param(
+            OVERFLOW,
+            DeathCause.STACK_OVERFLOW,
+            signal.SIGSEGV,
+            "In [1], line 5, in deeper",
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 12),
+                reason="newer Pythons raise RecursionError before C's stack ends; run it on 3.11",
+            ),
+        ),
         (KILL, DeathCause.SIGNAL, signal.SIGKILL, None),
         ("import os; os.kill(os.getpid(), 15)", DeathCause.SIGNAL, signal.SIGTERM, None),
         ("import os; os._exit(3)", DeathCause.EXIT, 3, None),
