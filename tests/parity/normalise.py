@@ -20,6 +20,7 @@ _REPLACED = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"ipykernel_\d+", "ipykernel_PID"),
+        (r"\(pid=\d+\)", "(pid=PID)"),
         (r"\b0x[0-9a-fA-F]{5,}\b", "0xADDRESS"),
         (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
         (r"\b[0-9a-f]{32}\b", "UUID"),
