@@ -99,6 +99,9 @@ class Channel:
             self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
             # At a high-water mark a ROUTER drops, and a client waits for its reply for ever.
             self._socket.setsockopt(zmq.SNDHWM, 0)
+        if self.name == "stdin":
+            # It is the only one that speaks first, to a client that may not be connected yet.
+            self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if secret := info.get("curve_secretkey"):
             self._socket.curve_secretkey = secret.encode()
             self._socket.curve_publickey = str(info["curve_publickey"]).encode()
@@ -135,6 +138,16 @@ class Channel:
         # The descriptor tells of changes only, and sending may have taken one in.
         if self._has_message():
             self._schedule()
+
+    def try_send(self, frames: Sequence[Buffer]) -> bool:
+        """Send a message; False when its client, on stdin, is not connected, or not yet."""
+        try:
+            self.send(frames)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; what is unsent gets its second."""

@@ -79,6 +79,8 @@ log = logging.getLogger("pyrepl_kernel.kernel")
 _SPARES_DELAY = 1.0  # seconds until spares are made, if the first cell has not ended before
 _STARTING = b'{"execution_state": "starting"}'
 _EXIT_DELAY = 1.0  # seconds; clients that find a dead kernel do not look for its last reply
+_ASK_AGAIN_FIRST = 0.02  # seconds until a client that had not connected to stdin is asked again
+_ASK_AGAIN_MOST = 1.0
 _PARENTS = 1000  # executions whose late output still finds its cell
 
 
@@ -531,7 +533,14 @@ class Kernel:
         frames = self.wire.build(request.identities, "input_request", content, request.raw_header)
         header = from_json(bytes(frames[len(request.identities) + 2]))
         self._asking[header["msg_id"]] = message.execution_id
-        self._stdin.send(frames)
+        self._put_question(frames, header["msg_id"], _ASK_AGAIN_FIRST)
+
+    def _put_question(self, frames: Sequence[Buffer], msg_id: str, pause: float) -> None:
+        """Send a question as soon as its client has connected to stdin, while it is open."""
+        if msg_id in self._asking and not self._stdin.try_send(frames):
+            again = min(2 * pause, _ASK_AGAIN_MOST)
+            loop = asyncio.get_running_loop()
+            loop.call_later(pause, self._put_question, frames, msg_id, again)
 
     def send(self, message: SendMessage, exchange: Exchange) -> None:
         """Send a message of the user's own making, which refers to a request."""
@@ -564,7 +573,8 @@ class Kernel:
         """Send frames to a client."""
         channels = {"shell": self._shell, "control": self._control, "stdin": self._stdin}
         if channel in channels:
-            channels[channel].send(frames)
+            if not channels[channel].try_send(frames):
+                log.warning("the user's code sends on %s to a client that is not there", channel)
         else:
             log.warning("a worker wants to send on %r, which is no channel", channel)
 

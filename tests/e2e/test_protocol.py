@@ -207,6 +207,35 @@ def test_an_error_has_its_traceback_on_iopub_and_in_the_reply(client: Client) ->
     assert any("raise" in line for line in published["traceback"])
 
 
+@only_ours
+def test_a_client_that_connects_to_stdin_late_is_asked(kernel: KernelProcess) -> None:
+    info = kernel.connection
+    session = Session(key=info["key"].encode() if isinstance(info["key"], str) else info["key"])
+    context = zmq.Context()
+
+    def connect(channel: str) -> zmq.Socket[bytes]:
+        socket = context.socket(zmq.DEALER)
+        socket.identity = session.bsession
+        socket.rcvtimeo = int(TIMEOUT * 1000)
+        socket.connect(f"tcp://{info['ip']}:{info[f'{channel}_port']}")
+        return socket
+
+    try:
+        shell = connect("shell")
+        content = {"code": "print(input('late? '))", "allow_stdin": True, "silent": False}
+        session.send(shell, "execute_request", content)
+        # Far longer than the question takes, and not too long for a client that is slow.
+        assert not shell.poll(500)
+        stdin = connect("stdin")
+        _, question = session.feed_identities(stdin.recv_multipart())
+        assert session.deserialize(question)["content"]["prompt"] == "late? "
+        session.send(stdin, "input_reply", {"value": "yes"})
+        _, reply = session.feed_identities(shell.recv_multipart())
+        assert session.deserialize(reply)["content"]["status"] == "ok"
+    finally:
+        context.destroy(linger=0)
+
+
 @pytest.mark.parametrize("ask", ["input('name? ')", "import getpass; getpass.getpass()"])
 def test_input_without_stdin_is_an_error_and_not_a_hang(client: Client, ask: str) -> None:
     assert client.run(ask, allow_stdin=False).error == "StdinNotImplementedError"
