@@ -16,14 +16,24 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from pyrepl_kernel.errors import FrameTooLarge, FrameTruncated, InvalidFrame
 from pyrepl_kernel.protocol.messages import Buffer, Message, message_from_map
 
-__all__ = ["ATTACHED", "MAX_FRAME_SIZE", "FrameDecoder", "encode_message", "encode_parts"]
+if TYPE_CHECKING:
+    import mmap
+
+__all__ = [
+    "ATTACHED",
+    "MAX_FRAME_SIZE",
+    "FrameDecoder",
+    "KeptMemory",
+    "encode_message",
+    "encode_parts",
+]
 
 MAX_FRAME_SIZE = 256 * 1024 * 1024
 """Default limit of a frame's body, in bytes."""
@@ -34,6 +44,7 @@ ATTACHED = 64 * 1024
 _LARGE = 256 * 1024  # bytes of a body that is not gathered in the common buffer
 _HUGE = 8 * 1024 * 1024  # of one whose memory is taken from the system while it is filled
 _ADVANCE = 256  # times what has arrived is as long as such a body is believed to be
+_WASTE = 4  # times the size of a huge body may be that of the memory it is put into
 
 _PREFIX = struct.Struct(">I")
 _HEAD = struct.Struct(">II")
@@ -165,6 +176,8 @@ class FrameDecoder:
         self._is_attached = False  # whether that body has attachments
         self._large: memoryview | None = None  # a large body, which comes to lie where it stays
         self._filled = 0  # bytes of it that are there
+        self.memory: Callable[[int], memoryview] = _memory
+        """Gives memory to a large body, of that many bytes."""
 
     @property
     def pending(self) -> int:
@@ -212,7 +225,7 @@ class FrameDecoder:
         end = self._size + 4
         if len(buffer) < end:
             if self._size >= _LARGE and len(buffer) * _ADVANCE >= self._size:
-                self._large = _memory(self._size)
+                self._large = self.memory(self._size)
                 self._filled = len(buffer) - 4
                 self._large[: self._filled] = buffer[4:]
                 buffer.clear()
@@ -248,12 +261,49 @@ def _memory(size: int) -> memoryview:
     """Memory for a body; of a huge one the system gives as much as has been filled."""
     if size < _HUGE or sys.platform != "linux":
         return memoryview(bytearray(size))
-    import mmap  # which few kernels need
+    return memoryview(_map(size))
 
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+def _map(size: int) -> mmap.mmap:
+    from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap  # which few kernels need
+
+    memory = mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
     with suppress(OSError):  # a system built without large pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+        memory.madvise(MADV_HUGEPAGE)
+    return memory
+
+
+class KeptMemory:
+    """Memory for the bodies of one stream, in which a huge one may follow another.
+
+    What makes a huge body slow is memory that nobody has used yet: the system has to find and to
+    clear it. So that of a huge one is kept, and given to the next that comes when nobody looks at
+    the one before any more. ``forget`` gives it back.
+    """
+
+    def __init__(self) -> None:
+        self._kept: mmap.mmap | None = None
+        self._alone = 0  # references to it when no body lies there
+
+    def take(self, size: int) -> memoryview:
+        """Memory for a body of ``size`` bytes."""
+        if size < _HUGE or sys.platform != "linux":
+            return _memory(size)
+        if self._kept is not None:
+            room = len(self._kept)
+            # Each view of it, and each view of a view, holds one more reference.
+            is_free = sys.getrefcount(self._kept) == self._alone
+            if is_free and size <= room <= size * _WASTE:
+                return memoryview(self._kept)[:size]
+            if not is_free and room >= size:
+                return _memory(size)  # this one would not be kept: the other is as good
+        self._kept = _map(size)
+        self._alone = sys.getrefcount(self._kept)
+        return memoryview(self._kept)
+
+    def forget(self) -> None:
+        """Give back what is kept, once nobody looks at what lies there."""
+        self._kept = None
 
 
 def _decode_attached(body: Buffer) -> Message:

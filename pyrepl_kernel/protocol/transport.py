@@ -23,7 +23,12 @@ from collections.abc import Callable
 from typing import Protocol, Self, runtime_checkable
 
 from pyrepl_kernel.errors import ProtocolError, TransportClosed, TransportNotStarted
-from pyrepl_kernel.protocol.framing import MAX_FRAME_SIZE, FrameDecoder, encode_parts
+from pyrepl_kernel.protocol.framing import (
+    MAX_FRAME_SIZE,
+    FrameDecoder,
+    KeptMemory,
+    encode_parts,
+)
 from pyrepl_kernel.protocol.messages import Buffer, Message
 
 __all__ = ["FrameReader", "FrameWriter", "MessageTransport", "PipeTransport", "SocketStream"]
@@ -33,6 +38,7 @@ log = logging.getLogger("pyrepl_kernel.protocol")
 _CHUNK = 64 * 1024  # larger ones are fetched from the system and given back each time
 _LARGE_CHUNK = 1024 * 1024  # where the bytes need no memory but their own
 _HIGH_WATER = 1024 * 1024
+_KEPT_FOR = 5.0  # seconds that the memory of a huge message is kept for one that follows
 
 Sink = Callable[[Message], None]
 
@@ -304,12 +310,16 @@ class SocketStream:
         self._room: asyncio.Future[None] | None = None
         self._watching = False
         self._paused = False
+        self._memory = KeptMemory()
+        self._filled_at = 0.0  # when bytes came to lie there
+        self._keeping: asyncio.TimerHandle | None = None
 
     # -- reading
 
     async def pour(self, decoder: FrameDecoder, on_bytes: Callable[[], None], /) -> None:
         """Put what comes into the decoder and call ``on_bytes``, until the end of the stream."""
         self._decoder = decoder
+        decoder.memory = self._memory.take
         self._on_bytes = on_bytes
         self._end = self._loop.create_future()
         if self._closed:
@@ -336,6 +346,9 @@ class SocketStream:
             if room is not None:
                 size = self._sock.recv_into(room, min(len(room), max(limit, _LARGE_CHUNK)))
                 self._decoder.filled(size)
+                self._filled_at = self._loop.time()
+                if self._keeping is None:
+                    self._keeping = self._loop.call_later(_KEPT_FOR, self._look_at_memory)
                 return size
             data = self._sock.recv(limit)
         except (BlockingIOError, InterruptedError):
@@ -344,6 +357,19 @@ class SocketStream:
             return 0
         self._decoder.feed(data)
         return len(data)
+
+    def _look_at_memory(self) -> None:
+        left = self._filled_at + _KEPT_FOR - self._loop.time()
+        if left > 0:
+            self._keeping = self._loop.call_later(left, self._look_at_memory)
+        else:
+            self._forget_memory()
+
+    def _forget_memory(self) -> None:
+        self._memory.forget()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
 
     def _watch(self) -> None:
         if not (self._watching or self._paused or self._closed):
@@ -372,6 +398,7 @@ class SocketStream:
     def _stop(self, error: Exception | None = None) -> None:
         """The reading has come to its end."""
         self._unwatch()
+        self._forget_memory()
         if self._end is None or self._end.done():
             return
         if error is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -30,6 +32,7 @@ from pyrepl_kernel.protocol.framing import (
     ATTACHED,
     MAX_FRAME_SIZE,
     FrameDecoder,
+    KeptMemory,
     encode_message,
     encode_parts,
 )
@@ -562,3 +565,81 @@ def test_any_bytes_give_messages_or_an_error_of_the_protocol(data: bytes) -> Non
         except ProtocolError:
             continue
         assert all(isinstance(message, Message) for message in found)
+
+
+needs_maps = pytest.mark.skipif(
+    sys.platform != "linux", reason="huge bodies have memory of their own on Linux alone"
+)
+HUGE = 10_000_000
+
+
+def where(body: memoryview) -> weakref.ref[Any]:
+    """What a body lies in, without a reference to it: that would count as one who looks."""
+    return weakref.ref(body.obj)
+
+
+@needs_maps
+def test_a_huge_body_lies_where_the_last_one_lay() -> None:
+    memory = KeptMemory()
+    body = memory.take(HUGE)
+    first = where(body)
+    for size in (HUGE, HUGE - 1000, HUGE):
+        del body
+        body = memory.take(size)
+        assert len(body) == size
+        assert body.obj is first()
+
+
+@needs_maps
+@pytest.mark.parametrize("look", [lambda body: body[10:20], lambda body: body.toreadonly()[1:2]])
+def test_a_body_that_somebody_looks_at_is_left_alone(
+    look: Callable[[memoryview], memoryview],
+) -> None:
+    memory = KeptMemory()
+    body = memory.take(HUGE)
+    body[:] = b"a" * HUGE
+    first, seen = where(body), look(body)
+    before = bytes(seen)
+    del body
+    second = memory.take(HUGE)
+    assert second.obj is not first()
+    second[:] = b"b" * HUGE
+    assert bytes(seen) == before
+    # And once nobody looks at it, the first serves again.
+    del seen
+    assert memory.take(HUGE).obj is first()
+
+
+@needs_maps
+def test_a_larger_body_takes_the_place_of_what_was_kept() -> None:
+    memory = KeptMemory()
+    first = where(memory.take(HUGE))
+    assert first() is not None
+    larger = where(memory.take(2 * HUGE))
+    assert first() is None
+    assert memory.take(HUGE).obj is larger()
+    # Much memory is not held by a body that needs little of it.
+    much = where(memory.take(10 * HUGE))
+    assert much() is not None
+    assert memory.take(HUGE).obj is not much()
+
+
+@needs_maps
+def test_forgotten_memory_goes_back_when_nobody_looks_at_it() -> None:
+    memory = KeptMemory()
+    body = memory.take(HUGE)
+    gone = weakref.ref(body.obj)
+    memory.forget()
+    assert gone() is not None
+    body[:3] = b"abc"
+    del body
+    assert gone() is None
+
+
+def test_small_bodies_are_not_kept() -> None:
+    memory = KeptMemory()
+    body = memory.take(1_000_000)
+    assert len(body) == 1_000_000
+    assert isinstance(body.obj, bytearray)
+    first = weakref.ref(memory.take(1_000_000))
+    assert first() is None

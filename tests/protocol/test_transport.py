@@ -7,7 +7,9 @@ import logging
 import random
 import socket
 import struct
+import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -22,8 +24,9 @@ from pyrepl_kernel.errors import (
     TransportClosed,
     TransportNotStarted,
 )
+from pyrepl_kernel.protocol import transport as transport_module
 from pyrepl_kernel.protocol.framing import encode_message
-from pyrepl_kernel.protocol.messages import HeartbeatMessage, Message, OutputMessage
+from pyrepl_kernel.protocol.messages import CommMessage, HeartbeatMessage, Message, OutputMessage
 from pyrepl_kernel.protocol.transport import MessageTransport, PipeTransport
 from tests.fakes import RecordingWriter
 
@@ -520,3 +523,35 @@ async def test_finish_after_the_end_changes_nothing(pair: Pair) -> None:
     await pair.near.close()
     pair.near.finish()
     assert pair.ends == [None]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="huge messages have memory of their own on Linux alone"
+)
+async def test_the_memory_of_huge_messages_is_used_again_and_given_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_KEPT_FOR", 0.001)
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    # The clock stands still while they come.
+    monkeypatch.setattr(loop, "time", lambda: now)
+    gone = asyncio.Event()
+    mappings = []
+    for number in range(3):
+        sent = bytes([number]) * 10_000_000
+        sending = asyncio.create_task(pair.far.send(CommMessage("msg", "c", buffers=[sent])))
+        message = await pair.near.receive()
+        await sending
+        assert isinstance(message, CommMessage)
+        (buffer,) = message.buffers
+        assert buffer == sent
+        assert isinstance(buffer, memoryview)
+        mappings.append(weakref.ref(buffer.obj, lambda _: gone.set()))
+        del message, buffer
+    assert mappings[0]() is not None
+    assert mappings[0]() is mappings[1]() is mappings[2]()
+    now += 1
+    await asyncio.wait_for(gone.wait(), 20)
+    # And then nothing wakes the process up.
+    assert pair.near._stream._keeping is None
