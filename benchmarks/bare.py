@@ -5,8 +5,9 @@
     client ──▶ this process: pyzmq, signatures ──▶ socket pair, msgpack ──▶ a fork of it: exec
 
 It runs one client's cells one after the other, with the messages that Jupyter asks for, and can do
-nothing else: no display, no error, no interrupt. What a kernel takes beyond it is what it does
-beyond it. ``python -m benchmarks`` knows it as the kernel ``bare``.
+nothing else but send buffers over a comm, which go through a second pair of sockets: no display, no
+error, no interrupt. What a kernel takes beyond it is what it does beyond it. ``python -m
+benchmarks`` knows it as the kernel ``bare``.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,12 +35,34 @@ _INFO = {
 }
 
 
-def work(sock: socket.socket) -> None:
+class Comm:
+    """A comm that can do no more than send buffers."""
+
+    def __init__(self, sock: socket.socket, bulk: socket.socket) -> None:
+        self._sock = sock
+        self._bulk = bulk
+
+    def on_msg(self, callback: Any) -> None:
+        """Nothing ever comes."""
+
+    def send(self, data: dict[str, Any], buffers: list[bytes]) -> None:
+        """Tell how long the buffers are, and send them."""
+        self._sock.send(msgpack.packb({"buffers": [len(buffer) for buffer in buffers]}))
+        for buffer in buffers:
+            self._bulk.sendall(buffer)
+
+
+def work(sock: socket.socket, bulk: socket.socket) -> None:
     """Be the worker: execute each code that comes, and tell how often that was."""
     namespace: dict[str, Any] = {}
     count = 0
     while data := sock.recv(1 << 20):
-        exec(msgpack.unpackb(data)["code"], namespace)
+        code = msgpack.unpackb(data)["code"]
+        if "create_comm" in code:
+            import comm
+
+            comm.create_comm = lambda **_: Comm(sock, bulk)
+        exec(code, namespace)
         count += 1
         sock.send(msgpack.packb({"status": "ok", "execution_count": count}))
 
@@ -46,10 +70,12 @@ def work(sock: socket.socket) -> None:
 class Bare:
     """The kernel's process."""
 
-    def __init__(self, path: str, worker: socket.socket) -> None:
+    def __init__(self, path: str, worker: socket.socket, bulk: socket.socket) -> None:
         with open(path, encoding="utf-8") as file:
             info = json.load(file)
         self._worker = worker
+        self._bulk = bulk
+        self._memory = bytearray()
         self._mac = hmac.new(info["key"].encode(), digestmod=hashlib.sha256)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._shell = self._bind(info, "shell", zmq.ROUTER)
@@ -88,14 +114,38 @@ class Bare:
         self._worker.send(msgpack.packb({"code": content["code"]}))
         shown = json.dumps({"code": content["code"], "execution_count": 0}).encode()
         self._publish("execute_input", shown, header)
-        result: dict[str, Any] = msgpack.unpackb(self._worker.recv(1 << 20))
+        result: dict[str, Any]
+        while "buffers" in (result := msgpack.unpackb(self._worker.recv(1 << 16))):
+            buffers = self._receive(result["buffers"])
+            told = b'{"comm_id": "bench", "data": {}}'
+            self._send(self._iopub, [b"comm_msg"], "comm_msg", told, header, buffers)
         return {**result, "user_expressions": {}, "payload": []}
+
+    def _receive(self, lengths: list[int]) -> list[memoryview]:
+        """Buffers of the worker's, in memory that is used again each time."""
+        if len(self._memory) < sum(lengths):
+            self._memory = bytearray(sum(lengths))
+        view = memoryview(self._memory)
+        at = 0
+        while at < sum(lengths):
+            at += self._bulk.recv_into(view[at : sum(lengths)])
+        buffers, at = [], 0
+        for length in lengths:
+            buffers.append(view[at : at + length])
+            at += length
+        return buffers
 
     def _publish(self, kind: str, content: bytes, parent: bytes) -> None:
         self._send(self._iopub, [kind.encode()], kind, content, parent)
 
     def _send(
-        self, sock: zmq.Socket[bytes], to: list[bytes], kind: str, content: bytes, parent: bytes
+        self,
+        sock: zmq.Socket[bytes],
+        to: list[bytes],
+        kind: str,
+        content: bytes,
+        parent: bytes,
+        buffers: Sequence[memoryview] = (),
     ) -> None:
         self._number += 1
         header = (
@@ -106,18 +156,22 @@ class Bare:
         for part in (header, parent, b"{}", content):
             mac.update(part)
         signature = mac.hexdigest().encode()
-        sock.send_multipart([*to, _DELIMITER, signature, header, parent, b"{}", content])
+        frames = [*to, _DELIMITER, signature, header, parent, b"{}", content]
+        sock.send_multipart([*frames, *buffers], copy=not buffers)
 
 
 def main() -> None:
     """Serve the connection file that the command line names."""
     ours, theirs = socket.socketpair()
+    bulk, their_bulk = socket.socketpair()
     if not os.fork():
         ours.close()
-        work(theirs)
+        bulk.close()
+        work(theirs, their_bulk)
         os._exit(0)
     theirs.close()
-    Bare(sys.argv[1], ours).serve()
+    their_bulk.close()
+    Bare(sys.argv[1], ours, bulk).serve()
 
 
 if __name__ == "__main__":

@@ -447,6 +447,7 @@ SCENARIOS: dict[str, Scenario] = {
             f"a comm message with {BUFFERS * BUFFER_BYTES // 10**6} MB of buffers → idle",
             comm_buffers,
             prepare=_MAKE_COMM + _MAKE_BLOCKS,
+            is_for_bare=True,
         ),
         Scenario(
             "comm-echo", f"{ECHOES:,} comm messages and their echoes", comm_echo, prepare=_MAKE_COMM
