@@ -14,6 +14,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from pyrepl_kernel.collection import pause_collection, resume_collection
 from pyrepl_kernel.kernel.connection import ConnectionError_, open_connection
 from pyrepl_kernel.kernel.leash import take
 from pyrepl_kernel.kernel.options import Options, UsageError, parse
@@ -27,6 +28,7 @@ def main() -> None:
     """Be a kernel, until told to end."""
     # A front end's SIGINT may come at any moment; until there is a cell, it means nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pause_collection()
     leash = take(os.environ)
     try:
         options = parse(sys.argv[1:])
@@ -42,7 +44,9 @@ def main() -> None:
     from pyrepl_kernel.kernel.kernel import Kernel
 
     async def run() -> int:
-        return await Kernel(connection, options, spawned, leash).run()
+        kernel = Kernel(connection, options, spawned, leash)
+        resume_collection()
+        return await kernel.run()
 
     level = os.environ.get("PYREPL_LOG", "WARNING").upper()
     logging.basicConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyrepl_kernel.collection import pause_collection
 from pyrepl_kernel.session.spawn import LAST_FD, STACKS_FD
 from pyrepl_kernel.worker.descriptors import claim_descriptors, protocol_sockets
 from pyrepl_kernel.worker.stacks import write_stacks_to
@@ -14,6 +15,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Serve the session at the other end of descriptor 3 until it ends."""
+    pause_collection()
     # What the host left open for its children, by mistake or not, is not meant for this one.
     os.closerange(LAST_FD + 1, 65536)
     claim_descriptors()

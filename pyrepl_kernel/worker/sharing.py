@@ -101,6 +101,7 @@ def share_memory() -> None:
         with suppress(ImportError):  # Python may have been built without it
             importlib.import_module(name)
     _forget_attributes()  # here for the holes that it leaves, and once more for what comes between
+    gc.unfreeze()
     gc.collect()
     _fill_heap()
     _fill_pools()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from pyrepl_kernel.collection import resume_collection
 from pyrepl_kernel.protocol.messages import ReadyMessage, StartMessage
 from pyrepl_kernel.session.spawn import NOTES_FD, STACKS_FD
 from pyrepl_kernel.worker.capture import OutputBuffer, OutStream
@@ -54,6 +55,7 @@ class Body:
         self.worker = Worker(
             channel, self.output, self.shell, interrupts, self._debug, surroundings
         )
+        resume_collection()  # the user's code is next
 
     def live(self, start: StartMessage, debug_sock: socket.socket) -> NoReturn:
         """Serve the session until it ends, and end the process.
