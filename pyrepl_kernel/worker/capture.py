@@ -23,7 +23,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import groupby
 from operator import itemgetter
 from sys import settrace
@@ -39,7 +39,7 @@ from pyrepl_kernel.worker.parent import (
     current_execution,
 )
 
-__all__ = ["OutStream", "OutputBuffer", "current_execution"]
+__all__ = ["OutStream", "OutputBuffer", "Recording", "current_execution"]
 
 FIRST_DELAY = 0.008
 """Seconds until the first output of a burst is sent."""
@@ -332,6 +332,27 @@ class OutStream(FollowsParent, io.TextIOBase):
     def buffer(self) -> BytesStream:
         """The same stream for bytes."""
         return self._bytes
+
+
+class Recording(AbstractContextManager[None]):
+    """Within it, what an execution writes to a stream is given to a recorder too.
+
+    Args:
+        stream: The stream.
+        recorder: Called with each piece.
+    """
+
+    __slots__ = ("_other", "_stream")
+
+    def __init__(self, stream: OutStream, recorder: Recorder) -> None:
+        self._stream = stream
+        self._other: Recorder | None = recorder  # the one that is not in use
+
+    def __enter__(self) -> None:
+        self._other = self._stream.record(self._other)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._other = self._stream.record(self._other)
 
 
 class BytesStream(io.BufferedIOBase):

@@ -174,11 +174,17 @@ class Channel:
         Raises:
             ChannelClosed: The session has closed its end.
         """
+        return self.receive_within(0)
+
+    def receive_within(self, timeout: float) -> Message | None:
+        """The next message; None when nothing arrives for ``timeout`` seconds.
+
+        Raises:
+            ChannelClosed: The session has closed its end.
+        """
         with self._read_lock:
-            message = self._next_message()
-            if message is None and self.wait(0):
+            while (message := self._next_message()) is None and self.wait(timeout):
                 self._read()
-                message = self._next_message()
             return message
 
     def _read(self) -> None:

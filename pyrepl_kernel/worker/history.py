@@ -111,6 +111,12 @@ class LazyHistory(HistoryManager):
     db_input_cache: list[Any]
     db_output_cache: list[Any]
 
+    # Traits in IPython, which nobody observes, and which each cell sets.
+    _i = ""
+    _ii = ""
+    _iii = ""
+    _i00 = ""
+
     def __init__(self, **traits: Any) -> None:
         self._is_wanted = False
         self._probe: _Probe | None = None

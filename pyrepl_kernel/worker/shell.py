@@ -6,8 +6,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from subprocess import CalledProcessError
 from typing import Any, Literal
@@ -27,12 +27,13 @@ from traitlets import CBool, Instance, Type, default
 from pyrepl_kernel.errors import FrameTooLarge
 from pyrepl_kernel.protocol.cell_names import CELL_HASH_SEED, cell_hash
 from pyrepl_kernel.protocol.messages import DisplayMessage, ErrorMessage
-from pyrepl_kernel.worker.capture import OutStream
+from pyrepl_kernel.worker.capture import OutStream, Recording
 from pyrepl_kernel.worker.formatting import quicken_formatters
 from pyrepl_kernel.worker.history import LazyHistory
 from pyrepl_kernel.worker.hooks import Hooked
 from pyrepl_kernel.worker.interrupts import user_part
 from pyrepl_kernel.worker.parent import FollowsParent, Parent, current_execution
+from pyrepl_kernel.worker.transforms import CellTransformer
 
 __all__ = [
     "CELL_HASH_SEED",
@@ -61,12 +62,12 @@ def text_of(error: BaseException | None) -> str:
 
 def cell_directory() -> str:
     """Where cells pretend to lie: the directory part of their file names."""
-    return _directory_of(tempfile.gettempdir(), os.getpid())
+    return _directory_of(tempfile.gettempdir(), os.getpid())[: -len(os.sep)]
 
 
 @lru_cache(maxsize=2)
 def _directory_of(temporary: str, pid: int) -> str:
-    return os.path.join(temporary, f"ipykernel_{pid}")
+    return os.path.join(temporary, f"ipykernel_{pid}", "")
 
 
 class OfThread(threading.local):
@@ -81,6 +82,7 @@ class OfThread(threading.local):
         is_formatting: Whether a value is being formatted.
         bundle: The formatted value.
         exec_result: What IPython will say of the cell.
+        parsed: What was parsed before it is compiled: its source, the compiler's flags, the tree.
     """
 
     keeps_source = True
@@ -89,6 +91,7 @@ class OfThread(threading.local):
     is_formatting = False
     bundle: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     exec_result: Any = None
+    parsed: tuple[str, int, Any] | None = None
 
     def __init__(self) -> None:
         self.before_code: Callable[[], None] = lambda: None
@@ -112,7 +115,8 @@ class Compiler(CachingCompiler):
         name = os.environ.get("IPYKERNEL_CELL_NAME")
         if name is not None:
             return name
-        return os.path.join(cell_directory(), f"{cell_hash(raw_code)}.py")
+        directory = _directory_of(tempfile.gettempdir(), os.getpid())
+        return f"{directory}{cell_hash(raw_code)}.py"
 
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         """Remember a cell's source under its name, unless it is not to be kept."""
@@ -124,6 +128,22 @@ class Compiler(CachingCompiler):
                 self._warmups.discard(name)  # a cell with the same source
             return name
         return f"<hidden cell {cell_hash(transformed_code)}>"
+
+    def parse_ahead(self, source: str) -> bool:
+        """Whether a source is Python; if so, the tree is kept for ``ast_parse``."""
+        try:
+            tree = super().ast_parse(source)
+        except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError):
+            return False
+        of_thread.parsed = (source, self.flags, tree)
+        return True
+
+    def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> Any:
+        """The tree of a source, which may have been made a moment ago; each is given once."""
+        parsed, of_thread.parsed = of_thread.parsed, None
+        if parsed is not None and symbol == "exec" and parsed[:2] == (source, self.flags):
+            return parsed[2]
+        return super().ast_parse(source, filename, symbol)
 
     def format_code_name(self, name: str) -> tuple[str, str] | None:
         """What tracebacks call a piece of code: a cell by its number, the warmup by that name."""
@@ -290,6 +310,14 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
 
     # -------------------------------------------------------- IPython's stages
 
+    @default("input_transformer_manager")
+    def _quick_transformer(self) -> CellTransformer:
+        return CellTransformer(self._parse_ahead)
+
+    def _parse_ahead(self, source: str) -> bool:
+        compiler = self.compile
+        return isinstance(compiler, Compiler) and compiler.parse_ahead(source)
+
     def init_history(self) -> None:
         """History with a database that opens later."""
         self.history_manager = LazyHistory(shell=self, parent=self)
@@ -364,24 +392,24 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
         of_thread.failed_display = False
         return super().run_cell(*args, **kwargs)
 
-    @contextmanager
-    def _tee(self, channel: Literal["stdout", "stderr"]) -> Iterator[None]:
+    def should_run_async(self, raw_cell: str, **arguments: Any) -> bool:
+        """As in IPython, which compiles each cell to find out, with all warnings a second time."""
+        transformed = arguments.get("transformed_cell")
+        if transformed is not None and "await" not in transformed and "async" not in transformed:
+            return False
+        return bool(super().should_run_async(raw_cell, **arguments))
+
+    def _tee(self, channel: Literal["stdout", "stderr"]) -> AbstractContextManager[None]:
         """Keep a cell's text in the history of outputs, from which ``%notebook`` makes a file.
 
         IPython does so by a wrapper around ``write``, which costs several times what the write
         does, and keeps each piece of it. Here the text is kept as it is sent.
         """
         stream = getattr(sys, channel)
-        if isinstance(stream, OutStream):
-            outputs, count = self.history_manager.outputs, self.execution_count
-            before = stream.record(partial(_keep_text, outputs, count, _KINDS[channel]))
-            try:
-                yield
-            finally:
-                stream.record(before)
-        else:
-            with super()._tee(channel):
-                yield
+        if not isinstance(stream, OutStream):
+            return super()._tee(channel)  # type: ignore[no-any-return]
+        outputs, count = self.history_manager.outputs, self.execution_count
+        return Recording(stream, partial(_keep_text, outputs, count, _KINDS[channel]))
 
     async def run_code(self, *args: Any, **kwargs: Any) -> Any:
         """As in IPython; from here on the user's own code runs."""

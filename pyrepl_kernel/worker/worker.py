@@ -213,8 +213,8 @@ class Worker:
         return None
 
     def _message_or_idle_work(self) -> Message | None:
-        message = self._channel.receive_nowait()
-        if message is None and not self._channel.wait(_IDLE_PAUSE):
+        message = self._channel.receive_within(_IDLE_PAUSE)
+        if message is None:
             self._when_idle.pop(0)()
         return message
 

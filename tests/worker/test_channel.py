@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -33,3 +34,20 @@ def test_a_session_that_goes_has_closed_it_whatever_it_left_unread(
             receive(channel)
     finally:
         ours.close()
+
+
+def test_a_message_in_pieces_is_waited_for_as_long_as_pieces_come() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    message = HeartbeatMessage()
+    frame = encode_message(message, channel.max_frame_size)
+    try:
+        theirs.sendall(frame[:3])
+        sender = threading.Timer(0.05, theirs.sendall, [frame[3:]])
+        sender.start()
+        assert channel.receive_within(60) == message
+        sender.join()
+        assert channel.receive_within(0.01) is None
+    finally:
+        ours.close()
+        theirs.close()
