@@ -74,18 +74,19 @@ class CellRun:
         self._started = now()
         self.count = self._kernel.next_count
         self._kernel.remember_parent(self.message.id, self.exchange.request.raw_header)
-        self.exchange.busy()
         if isinstance(self.message, ExecuteMessage):
             self._kernel.crashes.note_cell(self.exchange, self.message)
         if isinstance(self.message, CommMessage) and self.message.kind != "msg":
             self._kernel.note_comm(self.message, self.subshell_id)
-        if isinstance(self.message, ExecuteMessage) and not self.message.silent:
-            code = json_string(self.message.code)
-            content = b'{"code": %b, "execution_count": %d}' % (code, self.count)
-            if self._counts:
-                self._kernel.next_count += 1  # for who begins beside this one
-            self.exchange.publish("execute_input", content)
-            self._kernel.show_notice(self.exchange)
+        if not isinstance(self.message, ExecuteMessage) or self.message.silent:
+            self.exchange.busy()
+            return
+        code = json_string(self.message.code)
+        content = b'{"code": %b, "execution_count": %d}' % (code, self.count)
+        if self._counts:
+            self._kernel.next_count += 1  # for who begins beside this one
+        self.exchange.begin("execute_input", content)
+        self._kernel.show_notice(self.exchange)
 
     def deliver(self, message: Message) -> None:
         """The worker said something."""

@@ -134,8 +134,15 @@ class Channel:
 
     def send(self, frames: Sequence[Buffer]) -> None:
         """Send a message."""
+        self.put(frames)
+        self.look()
+
+    def put(self, frames: Sequence[Buffer]) -> None:
+        """Send a message, and more of them, perhaps; ``look`` has to follow the last."""
         _send_message(self._socket, frames, self._lend)
-        # The descriptor tells of changes only, and sending may have taken one in.
+
+    def look(self) -> None:
+        """Receive what has come; its descriptor does not tell of what sending has taken in."""
         if self._has_message():
             self._schedule()
 
@@ -262,19 +269,25 @@ class Publisher(Channel):
         elif frames[0][:1] == b"\x00":
             self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
 
-    def send(self, frames: Sequence[Buffer]) -> None:
+    def put(self, frames: Sequence[Buffer]) -> None:
         """Publish a message; it waits here if a subscriber is at the high-water mark."""
         if self._unsent:
             self._unsent.append(frames)
             return
         try:
-            super().send(frames)
+            super().put(frames)
         except zmq.Again:
             self._unsent.append(frames)
+            self._schedule()
             self._hold()
         else:
             if self._loans.is_full:
                 self._hold()
+
+    def look(self) -> None:
+        """As in the base class, unless something is unsent: see ``_send_unsent``."""
+        if not self._unsent:
+            super().look()
 
     def receive_all(self) -> bool:
         """Take subscriptions, and send what had to wait, if there is room now."""

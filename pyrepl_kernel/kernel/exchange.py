@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyrepl_kernel.kernel.channels import Channel
 from pyrepl_kernel.kernel.wire import Request, now, to_json
-from pyrepl_kernel.protocol.messages import SendMessage
+from pyrepl_kernel.protocol.messages import Buffer, SendMessage
 
 if TYPE_CHECKING:
     from pyrepl_kernel.kernel.kernel import Kernel
@@ -54,6 +55,19 @@ class Exchange:
             self._is_busy = True
             self.publish("status", _BUSY)
 
+    def begin(self, message_type: str, content: bytes) -> None:
+        """Say that work on it has begun, and on what."""
+        parent = self.request.raw_header
+        messages = []
+        if not self._is_busy:
+            self._is_busy = True
+            messages.append(self.kernel.publication("status", _BUSY, parent))
+        messages.append(self.kernel.publication(message_type, content, parent))
+        publisher = self.kernel.publisher
+        for message in messages:
+            publisher.put(message)
+        publisher.look()
+
     def publish(
         self,
         message_type: str,
@@ -71,22 +85,27 @@ class Exchange:
 
         Only the first reply counts.
         """
+        if (reply := self._make_reply(content, metadata)) is not None:
+            self.channel.send(reply)
+
+    def _make_reply(
+        self, content: dict[str, Any] | bytes, metadata: bytes
+    ) -> Sequence[Buffer] | None:
+        """The frames of the reply; None if there has been one, or is to be none."""
         kind = self.request.type
         if self._has_replied or not kind.endswith("_request"):
-            return
+            return None
         self._has_replied = True
         try:
             body = content if isinstance(content, bytes) else to_json(content)
         except (TypeError, ValueError) as error:
             body = to_json(error_content("TypeError", f"the reply cannot be sent: {error}"))
-        self.channel.send(
-            self.kernel.wire.build(
-                self.request.identities,
-                f"{kind.removesuffix('_request')}_reply",
-                body,
-                self.request.raw_header,
-                metadata,
-            )
+        return self.kernel.wire.build(
+            self.request.identities,
+            f"{kind.removesuffix('_request')}_reply",
+            body,
+            self.request.raw_header,
+            metadata,
         )
 
     def forward(self, message: SendMessage) -> None:
@@ -109,16 +128,30 @@ class Exchange:
 
     def done(self) -> None:
         """Say that all work on it has ended."""
-        if not self._is_done:
-            self.busy()
-            self._is_done = True
-            self.publish("status", _IDLE)
+        if (idle := self._make_idle()) is not None:
+            self.kernel.publisher.send(idle)
+
+    def _make_idle(self) -> Sequence[Buffer] | None:
+        """The frames of the idle status; None if there has been one."""
+        if self._is_done:
+            return None
+        self.busy()
+        self._is_done = True
+        return self.kernel.publication("status", _IDLE, self.request.raw_header)
 
     def finish(self, content: dict[str, Any] | bytes, metadata: bytes = b"{}") -> None:
         """Reply, and be done."""
         self.busy()
-        self.reply(content, metadata)
-        self.done()
+        # Both are there before one is sent: zmq's thread, once it is awake, takes them in one go.
+        reply = self._make_reply(content, metadata)
+        idle = self._make_idle()
+        publisher = self.kernel.publisher
+        if reply is not None:
+            self.channel.put(reply)
+        if idle is not None:
+            publisher.put(idle)
+        self.channel.look()
+        publisher.look()
 
     def fail(self, ename: str, evalue: str) -> None:
         """Reply with an error, and be done."""

@@ -580,6 +580,11 @@ class Kernel:
 
     # --------------------------------------------------------------- channels
 
+    @property
+    def publisher(self) -> Publisher:
+        """iopub."""
+        return self._publisher
+
     def _parse(self, channel: str, frames: list[bytes]) -> Request | None:
         try:
             return self.wire.parse(frames)
@@ -648,11 +653,20 @@ class Kernel:
         buffers: Sequence[Buffer] = (),
     ) -> None:
         """Publish a message on iopub."""
+        self._publisher.send(self.publication(message_type, content, parent, metadata, buffers))
+
+    def publication(
+        self,
+        message_type: str,
+        content: bytes,
+        parent: bytes = b"{}",
+        metadata: bytes = b"{}",
+        buffers: Sequence[Buffer] = (),
+    ) -> list[Buffer]:
+        """The frames of a message that is about to be published."""
         self._is_new = False
         topic = self._topic + message_type.encode()
-        self._publisher.send(
-            self.wire.build([topic], message_type, content, parent, metadata, buffers)
-        )
+        return self.wire.build([topic], message_type, content, parent, metadata, buffers)
 
     def _welcome(self, topic: bytes) -> None:
         content = to_json({"subscription": topic.decode("utf-8", "replace")})
