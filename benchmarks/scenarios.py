@@ -37,6 +37,21 @@ _AT_WORK = 1.0
 what a kernel prepares for the next restart it may do meanwhile."""
 FIRST_NOTEBOOK = 3.0
 """Seconds that a first notebook stays open."""
+FUNCTIONS = 10
+_FUNCTIONS = "\n".join(
+    f'''def step_{number}(values, scale=1.5, *, names=("a", "b")):
+    """Step {number} of a computation, which nobody calls."""
+    total, seen = 0.0, {{}}
+    for index, value in enumerate(values):
+        if value > {number} and index % 2 == 0:
+            total += value * scale
+            seen[f"{{names[0]}}-{{index}}"] = [value, total]
+        else:
+            total -= min(value, {number}) / (1 + abs(scale))
+    return {{"total": total, "seen": sorted(seen.items(), key=lambda item: item[1])}}
+'''
+    for number in range(FUNCTIONS)
+)
 HELD_SECONDS = 20
 HELD_QUESTIONS = 200
 
@@ -147,6 +162,11 @@ def _evaluate(kernel: Kernel, cell: str, expression: str, expected: str) -> None
 def pass_cell(kernel: Kernel) -> float:
     """Round trip of ``pass``."""
     return statistics.median(kernel.cell("pass").round_trip for _ in range(CELLS))
+
+
+def long_cell(kernel: Kernel) -> float:
+    """Round trip of a cell of many lines."""
+    return statistics.median(kernel.cell(_FUNCTIONS).round_trip for _ in range(CELLS // 5))
 
 
 def print_cell(kernel: Kernel) -> float:
@@ -425,6 +445,11 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("notebook", "nbclient, a notebook of one cell", notebook, keeps=False),
         Scenario("pass", "round trip of a pass cell", pass_cell, is_for_bare=True),
         Scenario("print", "round trip of print(1)", print_cell),
+        Scenario(
+            "long",
+            f"round trip of a cell of {_FUNCTIONS.count(chr(10))} lines, which defines functions",
+            long_cell,
+        ),
         Scenario(
             "queued",
             f"{QUEUED} cells sent at once → last reply and idle",
