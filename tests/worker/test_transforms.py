@@ -104,7 +104,7 @@ def test_plain_python_is_not_taken_apart(quick: CellTransformer, cell: str) -> N
     search.assert_not_called()
 
 
-class Shout(TokenTransformBase):
+class Shout(TokenTransformBase):  # type: ignore[misc]
     """An extension's own syntax, which is Python too."""
 
     @classmethod
