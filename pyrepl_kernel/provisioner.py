@@ -120,7 +120,7 @@ class PyreplProvisioner(LocalProvisioner):
         if await self._swap(wanted):
             self.cwd = wanted.cwd
             return self.connection_info
-        await self._end_process(self.process if self._leash else None)
+        await self._end_process(self.process)
         ours, theirs = socket.socketpair()
         self._launched = wanted
         try:
@@ -325,6 +325,7 @@ class _Leash:
         self._socket = socket.socket(fileno=self._fd)
         self._decoder = FrameDecoder()
         self._replies: dict[str, LeashReplyMessage] = {}
+        self._waiting: set[asyncio.Future[None]] = set()  # of all who ask, on whatever loop
         self._unsent = b""
         self._is_up = False
         self._is_closed = False
@@ -382,10 +383,18 @@ class _Leash:
                     self._is_up = True
                     if message.request_id:
                         self._replies[message.request_id] = message
+                        self._wake_all()
         raise ConnectionError("the kernel process has closed its end")
 
+    def _wake_all(self) -> None:
+        """Let each look for its reply: whoever has read it leaves nothing to wait for."""
+        for ready in self._waiting:
+            loop = ready.get_loop()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_set, ready)
+
     async def _wait(self, deadline: float, for_room: bool = False) -> None:
-        """Wait until there is something to read, or room to write."""
+        """Wait until there is something to read, or room to write, or somebody has read."""
         loop = asyncio.get_running_loop()
         ready = loop.create_future()
         # A descriptor of this call's own: a loop has one callback for each, and there may be
@@ -396,11 +405,13 @@ class _Leash:
             if for_room
             else (loop.add_reader, loop.remove_reader)
         )
+        self._waiting.add(ready)
         try:
             add(fd, _set, ready)
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await ready
         finally:
+            self._waiting.discard(ready)
             remove(fd)
             os.close(fd)
 
