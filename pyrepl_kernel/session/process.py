@@ -31,7 +31,7 @@ _NUDGES = (0.005, 0.02, 0.08, 0.3, 1.2)
 for a while between its last look at signals and the call in which it blocks."""
 _NUDGE = signal.SIGURG  # ``WAKING`` in worker/interrupts.py; without a handler it is ignored
 _PIPE_CHUNK = 64 * 1024
-_TAIL = 4096
+_TAIL = 16 * 1024  # bytes; the user's own faulthandler may write its stacks there
 _STACKS_TAIL = 256 * 1024
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 _REPORT_TIME = 2.0  # seconds that a template has to tell how a fork of its has ended

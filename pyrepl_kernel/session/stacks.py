@@ -18,6 +18,7 @@ __all__ = ["CellSources", "Frame", "ThreadStack", "describe_stacks", "parse_stac
 _MOST_SOURCE = 512 * 1024  # characters of sources that are remembered
 
 _THREAD = re.compile(r"(?P<current>Current thread|Thread) (?P<id>0x[0-9a-fA-F]+)(?P<rest>.*)")
+_C_STACK = re.compile(r"Current thread's C stack trace")
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)')
 _CELL_FILE = re.compile(r"ipykernel_\d+[/\\](?P<hash>\d+)\.py$")
 _OURS = "/pyrepl_kernel/"
@@ -68,16 +69,21 @@ def parse_stacks(text: str) -> list[ThreadStack]:
     Where a text has several dumps, all of their threads are given, in order.
     """
     threads: list[ThreadStack] = []
+    is_python = False
     for line in text.splitlines():
         if found := _THREAD.match(line):
-            if "C stack" not in found["rest"]:
-                threads.append(ThreadStack((), found["current"] == "Current thread"))
-        elif threads and (found := _FRAME.match(line)):
+            is_python = True
+            threads.append(ThreadStack((), found["current"] == "Current thread"))
+        elif _C_STACK.match(line):
+            is_python = False  # from Python 3.14 on; what is cut off is not Python's stack
+        elif not is_python:
+            continue
+        elif found := _FRAME.match(line):
             number = int(found["line"]) if found["line"].isdecimal() else 0
             frame = Frame(found["file"], number, found["function"])
             # faulthandler begins with the innermost.
             threads[-1] = replace(threads[-1], frames=(frame, *threads[-1].frames))
-        elif threads and line.startswith(_CUT_OFF):
+        elif line.startswith(_CUT_OFF):
             threads[-1] = replace(threads[-1], is_cut_off=True)
     return threads
 

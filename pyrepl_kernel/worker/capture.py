@@ -209,6 +209,9 @@ class OutputBuffer:
             self._is_running.acquire()
             # Not a threading.Thread: the user's threading.enumerate() is the user's.
             start_new_thread(self._flush_by_time, (self._wake,))
+            # In a crash Python 3.14 writes no stack at all while a thread exists that never ran.
+            with self._is_running:
+                pass
         elif self._wake.locked():
             with suppress(RuntimeError):  # another thread has woken it in this moment
                 self._wake.release()

@@ -68,6 +68,8 @@ class DebugPort:
         self._is_running.acquire()
         # Not a threading.Thread: the user's threading.enumerate() is the user's.
         _thread.start_new_thread(self._wait, ())
+        with self._is_running:  # see OutputBuffer: no crash is to come before it has run
+            pass
 
     def _wait(self) -> None:
         self._thread = threading.get_native_id()

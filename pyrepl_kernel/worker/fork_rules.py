@@ -474,6 +474,10 @@ def _look_at_memory() -> Iterator[Finding]:
 
 def _tasks() -> list[Any]:
     tasks: Any = sys.modules.get("asyncio.tasks")
+    if tasks is None:
+        return []
+    if sys.version_info >= (3, 14):  # asyncio keeps them in C, and gives those of a known loop only
+        return [one for one in gc.get_objects() if issubclass(type(one), tasks.Task)]
     # The former from Python 3.12 on.
     known: Any = getattr(tasks, "_scheduled_tasks", None) or getattr(tasks, "_all_tasks", ())
     return list(known)

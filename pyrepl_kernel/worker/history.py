@@ -67,6 +67,8 @@ class _Probe:
         self._is_running = allocate_lock()  # held until the thread knows its number
         self._is_running.acquire()
         start_new_thread(self._run, ())  # not a threading.Thread: those are the user's
+        with self._is_running:  # see OutputBuffer: no crash is to come before it has run
+            pass
 
     @property
     def thread(self) -> int:

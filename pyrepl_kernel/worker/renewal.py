@@ -172,15 +172,22 @@ def _renew_semaphore(lock: Any, held: int) -> None:
     tqdm makes such a lock for all of a process's progress bars.
     """
     old = lock._semlock
-    if old.name is not None:
-        return  # made for spawned processes, which find it by its name
+    # Those of the fork server's and of spawned processes are found by their names, which stay
+    # until somebody removes them; from Python 3.14 on all are of that kind unless asked for.
+    is_named = old.name is not None
     semaphore: Any = type(old)
     value = old.maxvalue if held else old._get_value()
     while True:
         with suppress(FileExistsError):
-            new = semaphore(old.kind, value, old.maxvalue, lock._make_name(), True)
+            new = semaphore(old.kind, value, old.maxvalue, lock._make_name(), not is_named)
             break
     lock._semlock = new
     lock._make_methods()
+    if is_named:
+        from multiprocessing import resource_tracker, synchronize, util
+
+        resource_tracker.register(new.name, "semaphore")
+        cleanup: Any = synchronize.SemLock._cleanup  # type: ignore[attr-defined]
+        util.Finalize(lock, cleanup, (new.name,), exitpriority=0)
     for _ in range(held):
         new.acquire()

@@ -135,7 +135,7 @@ def make_shell(output: OutputBuffer, profile: Profile) -> ZMQInteractiveShell:
         output: Where its displays and errors go.
         profile: The configuration.
     """
-    traits: dict[str, Any] = {"send": output.send_soon, "user_ns": {}}
+    traits: dict[str, Any] = {"send": output.send_soon}
     shell = profile.make_shell(ZMQInteractiveShell, **traits)
     # IPython's applications load it; here it is loaded when it is used.
     shell.magics_manager.register_lazy("store", "IPython.extensions.storemagic")

@@ -90,9 +90,6 @@ DIFFERENCES: dict[str, Difference] = {
     "classes of the parts": Difference(_NAMES, ("XCachingCompiler",), ("CellDisplayHook",)),
     "class of stdout": Difference(_NAMES, ("iostream",), ("capture",)),
     "attributes": Difference("it has a few of its own", (), ("session_name",)),
-    "dir of the namespace": Difference(
-        "cells do not live in the module that starts the kernel", ("__loader__",)
-    ),
     "comm target that fails": Difference("another file in a traceback", ("ipykernel/comm",)),
 }
 """Scenario → difference."""

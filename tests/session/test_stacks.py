@@ -53,6 +53,17 @@ def test_newer_pythons_name_threads_and_add_the_c_stack() -> None:
     assert thread == ThreadStack((Frame("a.py", 1, "f"),), is_current=True, is_cut_off=True)
 
 
+def test_a_c_stack_that_is_cut_off_says_nothing_of_pythons() -> None:
+    text = (
+        "Current thread 0x01 [python] (most recent call first):\n"
+        '  File "a.py", line 1 in f\n\n'
+        "Current thread's C stack trace (most recent call first):\n"
+        '  Binary file "/usr/bin/python3", at _Py_DumpStack+0x40 [0x55]\n'
+        "  <truncated rest of calls>\n"
+    )
+    assert parse_stacks(text) == [ThreadStack((Frame("a.py", 1, "f"),), is_current=True)]
+
+
 @pytest.mark.parametrize("text", ["", "nonsense\n", '  File "a.py", line 1 in f\n'])
 def test_what_is_no_stack(text: str) -> None:
     assert parse_stacks(text) == []

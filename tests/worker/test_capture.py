@@ -214,3 +214,11 @@ async def test_the_history_of_outputs_is_ipythons(session: Session) -> None:
         ("out_stream", "d\n"),
         ("execute_result", "2"),
     ]
+
+
+def test_the_flusher_has_run_when_the_first_write_returns() -> None:
+    # Or a crash that follows would have no stack, on Python 3.14.
+    for _ in range(50):
+        fresh = OutputBuffer(RecordingChannel(), InterruptGuard())
+        OutStream(fresh, "stdout", 1).write("text")
+        assert fresh._thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 
@@ -105,12 +106,14 @@ def test_a_file_that_the_warmup_reads_is_read_on_by_each_for_itself() -> None:
     assert told.results[0] == told.results[1] == told.results[2]
 
 
-def test_locks_of_multiprocessing_are_no_siblings_affair() -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_locks_of_multiprocessing_are_no_siblings_affair(method: str) -> None:
     # The first child takes them and never gives them back.
-    warmup = textwrap.dedent("""
-        import multiprocessing
-        lock, rlock = multiprocessing.Lock(), multiprocessing.RLock()
-        semaphore, ours = multiprocessing.BoundedSemaphore(3), multiprocessing.RLock()
+    warmup = textwrap.dedent(f"""
+        from multiprocessing import get_context
+        context = get_context({method!r})
+        lock, rlock = context.Lock(), context.RLock()
+        semaphore, ours = context.BoundedSemaphore(3), context.RLock()
         semaphore.acquire()
         ours.acquire()
         """)
@@ -123,6 +126,15 @@ def test_locks_of_multiprocessing_are_no_siblings_affair() -> None:
     told = fork_after(warmup, code, 2)
     assert told.verdict.method == "fork", told.verdict
     assert told.results == [[True, True, True, True, False, True]] * 2
+
+
+def test_a_named_lock_has_a_name_of_its_own_until_its_process_ends() -> None:
+    # By its name a spawned process finds it.
+    warmup = "from multiprocessing import get_context\nlock = get_context('spawn').Lock()"
+    told = fork_after(warmup, "result = lock._semlock.name", 2)
+    assert told.verdict.method == "fork", told.verdict
+    assert len(set(told.results)) == 2
+    assert not [name for name in told.results if os.path.exists(f"/dev/shm/sem.{name[1:]}")]
 
 
 def test_progress_bars_of_siblings_do_not_wait_for_each_other() -> None:
