@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, suppress
 from copy import deepcopy
@@ -63,6 +64,7 @@ _FLAGS = {
 }
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _SILENT = logging.Logger("arguments", logging.CRITICAL + 1)
 
 
@@ -131,7 +133,8 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
                 try:
                     return deepcopy(loader.load_config())
                 except SystemExit:
-                    raise ValueError(said.getvalue().partition("error: ")[2].strip()) from None
+                    text = _COLOURS.sub("", said.getvalue())  # of newer Pythons
+                    raise ValueError(text.partition("error: ")[2].strip()) from None
 
         try:
             return read(arguments)

@@ -64,9 +64,17 @@ class Executor:
                 interrupts.install()
         except (KeyboardInterrupt, Exception) as error:
             # It came when IPython was not in charge: before the cell, or after it.
-            problem = _interrupt_behind(error) or error
+            problem = _interrupt_behind(error) or self._interrupt_before(error) or error
             shell.showtraceback((type(problem), problem, None), tb_offset=0)
             return self._failure(message, problem, count)
+
+    def _interrupt_before(self, error: BaseException) -> KeyboardInterrupt | None:
+        """The interrupt that left IPython without a result to return; None for other errors.
+
+        A second one, while IPython says what the first has ended, is swallowed there, and the next
+        statement fails.
+        """
+        return self._interrupts.raised if type(error) is UnboundLocalError else None
 
     def _real_error(self, error: BaseException | None) -> BaseException | None:
         """The error that a cell ended with: where a limit has cancelled it, that limit."""

@@ -457,9 +457,9 @@ def _look_at_memory() -> Iterator[Finding]:
             (),
             4,
         )
-    weakref: Any = sys.modules["weakref"]
+    weakref: Any = sys.modules.get("weakref")
     tempfile: Any = sys.modules.get("tempfile")
-    if tempfile is not None:
+    if tempfile is not None and weakref is not None:
         cleanup = tempfile.TemporaryDirectory._cleanup.__func__
         for info in list(weakref.finalize._registry.values()):
             if getattr(info.func, "__func__", None) is cleanup:

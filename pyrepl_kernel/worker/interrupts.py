@@ -161,6 +161,8 @@ class Interrupts:
         self.is_listening = False
         self.cancelled_by: KeyboardInterrupt | None = None
         """Why the task of a cell that awaits was cancelled; None if it was not."""
+        self.raised: KeyboardInterrupt | None = None
+        """What was raised last in the cell at work."""
         self._seen_between = False
         self._is_preparing = False
         self._is_owed = False
@@ -186,6 +188,7 @@ class Interrupts:
         if self.guard.put_off():
             return
         exception = self.make_exception()
+        self.raised = exception
         if self.release is not None and self.release(frame):
             raise exception
         if self.task is not None and self.cancelled_by is None and not _is_at_work(self.task):
@@ -214,6 +217,7 @@ class Interrupts:
         """User code is about to run. True when a signal has arrived since the last one ended."""
         self.install()
         self.cancelled_by = None
+        self.raised = None
         self._is_preparing = True
         self._is_owed = False
         self._was_swallowed = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 from contextlib import suppress
 
@@ -208,7 +209,7 @@ async def test_what_else_cannot_be_raised_is_still_told(session: Session) -> Non
         Dropped()
         pass
     """)
-    assert "ValueError: dropped" in outcome.stderr
+    assert "ValueError: dropped" in re.sub(r"\x1b\[[0-9;]*m", "", outcome.stderr)
 
 
 async def test_an_interrupt_while_ipython_deals_with_another(session: Session) -> None:
@@ -445,3 +446,22 @@ async def test_a_signal_handler_of_the_users(session: Session) -> None:
     ticks = [line for line in others if line != "other"]
     assert ticks == [f"tick {n}" for n in range(len(ticks))]
     assert (await session.run("count")).result == {"text/plain": str(len(ticks))}
+
+
+async def test_an_interrupt_that_left_ipython_without_a_result_is_told(session: Session) -> None:
+    # A second interrupt, while IPython says what the first has ended, does that now and then.
+    await session.run("""
+        import os, signal
+        shell = get_ipython()
+        def stumble(*arguments):
+            del shell._run_cell
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                result = [None for _ in iter(int, 1)]
+            except KeyboardInterrupt:
+                pass
+            return result
+        shell._run_cell = stumble
+    """)
+    assert (await follow(session, ExecuteMessage("pass")).result()).ename == "KeyboardInterrupt"
+    await usable(session)

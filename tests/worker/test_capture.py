@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from types import FrameType
 
 import pytest
@@ -188,7 +189,9 @@ def test_a_forked_child_writes_to_the_descriptor(buffer: OutputBuffer) -> None:
     reading, writing = os.pipe()
     out = OutStream(buffer, "stdout", writing)
     out.write("the parent's")
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the flusher's thread, as it should
+        pid = os.fork()
     if not pid:
         out.write("the ")
         out.write("child's")
