@@ -10,18 +10,18 @@ import gc
 
 __all__ = ["pause_collection", "resume_collection"]
 
-_was_enabled = True
+_is_paused = False
 
 
 def pause_collection() -> None:
     """Collect nothing until ``resume_collection``."""
-    global _was_enabled
-    _was_enabled = gc.isenabled()
+    global _is_paused
+    _is_paused = gc.isenabled()
     gc.disable()
 
 
 def resume_collection() -> None:
-    """Collect again, if that was so before; what is there now is not looked at any more."""
+    """Collect again, if it was paused; what is there now is not looked at any more."""
     gc.freeze()
-    if _was_enabled:
+    if _is_paused:
         gc.enable()

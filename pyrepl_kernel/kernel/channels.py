@@ -278,7 +278,7 @@ class Publisher(Channel):
             super().put(frames)
         except zmq.Again:
             self._unsent.append(frames)
-            self._schedule()
+            self._schedule()  # for what a ``put`` before this one has taken in: nobody looks now
             self._hold()
         else:
             if self._loans.is_full:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from pyrepl_kernel.session.session import Session
@@ -41,3 +43,12 @@ async def test_a_cell_may_turn_it_off_for_those_that_follow() -> None:
     async with Session() as session:
         await session.run("import gc; gc.disable()")
         assert (await session.run("print(gc.isenabled())")).stdout == "False\n"
+
+
+def test_what_was_not_paused_is_not_turned_on() -> None:
+    # A template pauses nothing: what it imports is looked at before it is shared.
+    code = (
+        "import gc; from pyrepl_kernel.collection import resume_collection; "
+        "gc.disable(); resume_collection(); assert not gc.isenabled()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,69 @@
+"""What a request sends, and in which order."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import pytest
+
+from pyrepl_kernel.kernel.exchange import Exchange
+from pyrepl_kernel.kernel.wire import Request
+
+
+class Records:
+    """A kernel and its shell channel, of which is written down what they are asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.kernel = Mock()
+        self.kernel.publication.side_effect = lambda kind, *_: self._make(kind)
+        self.kernel.wire.build.side_effect = lambda _, kind, *__: self._make(kind)
+        self.channel = self._channel("shell")
+        self.kernel.publisher = self._channel("iopub")
+        header = {"msg_id": "1", "msg_type": "execute_request"}
+        self.exchange = Exchange(
+            self.kernel, self.channel, Request([b"client"], b"{}", header, {}, {}, [], {})
+        )
+
+    def _make(self, kind: str) -> list[bytes]:
+        self.calls.append(f"make {kind}")
+        return [kind.encode()]
+
+    def _channel(self, name: str) -> Mock:
+        channel = Mock()
+        channel.put.side_effect = lambda frames: self.calls.append(f"{name} {frames[0].decode()}")
+        channel.look.side_effect = lambda: self.calls.append(f"look at {name}")
+        return channel
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+def test_busy_and_input_are_made_before_either_is_sent(records: Records) -> None:
+    records.exchange.begin("execute_input", b"{}")
+    assert records.calls == [
+        *("make status", "make execute_input"),
+        *("iopub status", "iopub execute_input"),
+        "look at iopub",
+    ]
+
+
+def test_reply_and_idle_are_made_before_either_is_sent(records: Records) -> None:
+    records.exchange.begin("execute_input", b"{}")
+    records.calls.clear()
+    records.exchange.finish(b"{}")
+    assert records.calls == [
+        *("make execute_reply", "make status"),
+        *("shell execute_reply", "iopub status"),
+        *("look at shell", "look at iopub"),
+    ]
+
+
+def test_each_is_sent_once(records: Records) -> None:
+    for _ in range(2):
+        records.exchange.begin("execute_input", b"{}")
+        records.exchange.finish(b"{}")
+    assert records.calls.count("shell execute_reply") == 1
+    assert records.calls.count("iopub status") == 2  # busy, idle
