@@ -33,6 +33,12 @@ async def test_it_leaves_alone_what_was_there_before_the_user() -> None:
         assert int(frozen.stdout) > 10_000
 
 
+async def test_it_does_next_to_nothing_before_the_user() -> None:
+    async with Session() as session:
+        rounds = await session.run("import gc; print(gc.get_stats()[0]['collections'])")
+        assert int(rounds.stdout) < 20  # some sixty, were it on
+
+
 async def test_it_stays_off_where_somebody_has_turned_it_off(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import gc; gc.disable()")
     async with Session(env={**os.environ, "PYTHONPATH": str(tmp_path)}) as session:
