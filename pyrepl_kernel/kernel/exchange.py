@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ from pyrepl_kernel.protocol.messages import Buffer, SendMessage
 if TYPE_CHECKING:
     from pyrepl_kernel.kernel.kernel import Kernel
 
-__all__ = ["Exchange", "error_content", "outcome_metadata"]
+__all__ = ["Exchange", "LateIdle", "error_content", "outcome_metadata"]
 
 _BUSY = b'{"execution_state": "busy"}'
 _IDLE = b'{"execution_state": "idle"}'
+
+_LATEST_IDLE = 0.1
+"""Seconds after its reply in which a request is over, also if no other follows."""
 
 
 class Exchange:
@@ -156,6 +160,37 @@ class Exchange:
     def fail(self, ename: str, evalue: str) -> None:
         """Reply with an error, and be done."""
         self.finish(error_content(ename, evalue))
+
+
+class LateIdle:
+    """Lets a request that has its reply be over just before the next one begins, or a moment later.
+
+    jupyter console asks whether a line is complete, sends the cell as soon as it knows, looks at
+    iopub after 50 ms for the first time, and takes an idle for the cell's, whatever it is of. With
+    nothing after it, since this process had to wait for the processor for so long, the console
+    stops to listen for questions, and the cell's ``input()`` waits for ever. An idle that comes
+    together with the cell's busy does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._exchange: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def finish(self, exchange: Exchange, content: dict[str, Any] | bytes) -> None:
+        """Reply, and be done soon."""
+        self.end()
+        exchange.busy()
+        exchange.reply(content)
+        self._exchange = exchange
+        self._timer = asyncio.get_running_loop().call_later(_LATEST_IDLE, self.end)
+
+    def end(self) -> None:
+        """Be done now, if there is something to be done with."""
+        if self._exchange is not None:
+            assert self._timer is not None
+            self._timer.cancel()
+            exchange, self._exchange = self._exchange, None
+            exchange.done()
 
 
 def outcome_metadata(identity: str, status: str, started: str = "") -> bytes:

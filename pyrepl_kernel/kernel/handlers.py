@@ -136,6 +136,7 @@ def _ask(
     exchange: Exchange,
     message: Message,
     empty: dict[str, Any] | None = None,
+    finish: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Ask the worker, and reply with the content of its answer.
 
@@ -144,7 +145,9 @@ def _ask(
         exchange: The request.
         message: What the worker is asked.
         empty: The reply if a cell keeps the worker busy for too long; None to wait.
+        finish: Sends the reply; the exchange's own unless given.
     """
+    finish = finish or exchange.finish
     exchange.busy()
     future = kernel.session.request(message, exchange.subshell_id)
     if empty is not None:
@@ -152,13 +155,13 @@ def _ask(
 
     def answered(answer: asyncio.Future[Any]) -> None:
         if answer.cancelled():
-            exchange.finish(empty or {"status": "aborted"})
+            finish(empty or {"status": "aborted"})
         elif (error := answer.exception()) is not None:
-            exchange.finish(empty or error_content(type(error).__name__, str(error)))
+            finish(empty or error_content(type(error).__name__, str(error)))
         else:
             reply = answer.result()
             content = getattr(reply, "content", None) or empty
-            exchange.finish(content or {"status": "aborted"})
+            finish(content or {"status": "aborted"})
 
     future.add_done_callback(answered)
 
@@ -214,7 +217,14 @@ def inspect(kernel: Kernel, exchange: Exchange) -> None:
 def is_complete(kernel: Kernel, exchange: Exchange) -> None:
     """Say whether the code would run as it stands."""
     message = IsCompleteMessage(exchange.request.content["code"])
-    _ask(kernel, exchange, message, {"status": "unknown"})
+
+    def finish(content: dict[str, Any]) -> None:
+        if kernel.session.is_executing:
+            exchange.finish(content)  # whoever sees this idle knows that it is not the cell's
+        else:
+            kernel.late_idle.finish(exchange, content)
+
+    _ask(kernel, exchange, message, {"status": "unknown"}, finish)
 
 
 _HISTORY_FIELDS = (

@@ -34,7 +34,7 @@ from pyrepl_kernel.kernel.channels import Channel, Heartbeat, Publisher, make_co
 from pyrepl_kernel.kernel.connection import Connection
 from pyrepl_kernel.kernel.crashes import Crashes
 from pyrepl_kernel.kernel.debug import Debugging
-from pyrepl_kernel.kernel.exchange import Exchange, error_content
+from pyrepl_kernel.kernel.exchange import Exchange, LateIdle, error_content
 from pyrepl_kernel.kernel.handlers import (
     CONTROL_HANDLERS,
     SHELL_HANDLERS,
@@ -112,6 +112,7 @@ class Kernel:
         self.debugging = Debugging(self)
         self.crashes = Crashes(self, options.on_crash)
         self.restoration = Restoration(self)
+        self.late_idle = LateIdle()
         self._interruptions = Interruptions(self)
         self.next_count = 1
         self._topic = f"kernel.{self.identity}.".encode()
@@ -603,6 +604,7 @@ class Kernel:
             self._serve(CONTROL_HANDLERS, self._control, request)
 
     def _serve(self, handlers: Mapping[str, Handler], channel: Channel, request: Request) -> None:
+        self.late_idle.end()
         if self.restarts.holds(request):
             self.restarts.hold(partial(self._serve, handlers, channel, request))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -39,16 +40,16 @@ def coloured(text: str) -> str:
 class Console:
     """A console in a terminal of its own."""
 
-    def __init__(self, cwd: Path) -> None:
+    def __init__(self, cwd: Path, kernel: str = KERNEL, **environment: str) -> None:
         self._terminal: pexpect.spawn[str] = pexpect.spawn(
             sys.executable,
             [
-                *("-m", "jupyter_console", "--kernel", KERNEL),
+                *("-m", "jupyter_console", "--kernel", kernel),
                 # Else each plot opens in a viewer on the developer's desktop.
                 "--ZMQTerminalInteractiveShell.image_handler=None",
             ],
             cwd=str(cwd),
-            env=self._environment(),
+            env={**self._environment(), **environment},
             encoding="utf-8",
             timeout=TIMEOUT,
             dimensions=(50, 200),
@@ -176,6 +177,44 @@ def test_ctrl_c_at_an_input_interrupts_it(console: Console) -> None:
     console.type(CTRL_C)
     assert "KeyboardInterrupt" in console.wait_prompt()
     assert console.run("print('still ' + 'here')") == "still here\n\n"
+
+
+STALLS = """
+import time
+from pyrepl_kernel.kernel import kernel, launch
+
+serve = kernel.Kernel._serve
+
+def serve_late(self, handlers, channel, request):
+    if request.type == "execute_request":
+        time.sleep(0.3)
+    serve(self, handlers, channel, request)
+
+kernel.Kernel._serve = serve_late
+launch.main()
+"""
+"""A kernel whose process has to wait for the processor whenever a cell comes."""
+
+
+@pytest.mark.skipif(not IS_OURS, reason="a kernel of ours is slowed down; unset PYREPL_E2E_KERNEL")
+def test_a_stall_of_the_kernel_costs_no_question(tmp_path: Path) -> None:
+    spec = {
+        "argv": [sys.executable, "-P", "-c", STALLS, "-f", "{connection_file}"],
+        "display_name": "stalls",
+        "language": "python",
+    }
+    folder = tmp_path / "kernels" / "stalls"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    console = Console(tmp_path, "stalls", JUPYTER_PATH=str(tmp_path))
+    try:
+        console.enter("answer = input('your ' + 'name? ')")
+        console.wait(re.escape("your name? "))
+        console.type("Ada" + ENTER)
+        console.wait_prompt()
+        assert console.run("print(answer)") == "Ada\n\n"
+    finally:
+        console.close()
 
 
 def test_exit_ends_the_kernel(console: Console) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from unittest.mock import Mock
 
 import pytest
 
-from pyrepl_kernel.kernel.exchange import Exchange
+from pyrepl_kernel.kernel.exchange import Exchange, LateIdle
 from pyrepl_kernel.kernel.wire import Request
 
 
@@ -20,8 +21,11 @@ class Records:
         self.kernel.wire.build.side_effect = lambda _, kind, *__: self._make(kind)
         self.channel = self._channel("shell")
         self.kernel.publisher = self._channel("iopub")
-        header = {"msg_id": "1", "msg_type": "execute_request"}
-        self.exchange = Exchange(
+        self.exchange = self.request("execute_request")
+
+    def request(self, kind: str) -> Exchange:
+        header = {"msg_id": "1", "msg_type": kind}
+        return Exchange(
             self.kernel, self.channel, Request([b"client"], b"{}", header, {}, {}, [], {})
         )
 
@@ -67,3 +71,43 @@ def test_each_is_sent_once(records: Records) -> None:
         records.exchange.finish(b"{}")
     assert records.calls.count("shell execute_reply") == 1
     assert records.calls.count("iopub status") == 2  # busy, idle
+
+
+@pytest.fixture
+def slow_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrepl_kernel.kernel.exchange._LATEST_IDLE", 60)
+
+
+def _made(records: Records) -> list[str]:
+    return [call.removeprefix("make ") for call in records.calls if call.startswith("make ")]
+
+
+async def test_a_late_idle_waits_for_the_next_request(records: Records, slow_timer: None) -> None:
+    late = LateIdle()
+    late.finish(records.request("is_complete_request"), {"status": "complete"})
+    await asyncio.sleep(0)
+    assert _made(records)[-1] == "is_complete_reply"
+    late.end()
+    assert _made(records)[-1] == "status"
+    records.calls.clear()
+    late.end()
+    assert not records.calls
+
+
+async def test_a_late_idle_comes_without_another_request(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyrepl_kernel.kernel.exchange._LATEST_IDLE", 0)
+    is_over = asyncio.Event()
+    records.kernel.publisher.send.side_effect = lambda _: is_over.set()
+    LateIdle().finish(records.request("is_complete_request"), {"status": "complete"})
+    await is_over.wait()
+    assert _made(records)[-1] == "status"
+
+
+async def test_two_late_idles_come_in_their_order(records: Records, slow_timer: None) -> None:
+    late = LateIdle()
+    for status in "complete", "incomplete":
+        late.finish(records.request("is_complete_request"), {"status": status})
+    assert _made(records) == ["is_complete_reply", "status", "is_complete_reply"]
+    late.end()
