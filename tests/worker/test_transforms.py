@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import json.decoder
+import random
 import string
 import tempfile
 import textwrap
@@ -66,6 +68,14 @@ OTHER = [
     "\0",
     "(" * 300,
 ]
+SCRAPS = [
+    *("?", "??", "%", "%%", "!", "!!", "/", ",", ";", "\\\n", "\n", "\n\n", "    ", "\t"),
+    *("%time ", "!ls", "x?", "= %who", "= !ls", "# c", "'''", '"', "(", ")", "[", ":", "@", "..."),
+    *(">>> ", "In [1]: ", "   ...: ", "await ", "\r\n", "é"),
+]
+"""What somebody may have typed anywhere. A form feed is not among them: at one, and at the other
+separators that str.splitlines knows, IPython's search takes a line for two, and fails."""
+MUTATIONS = 700
 MODULES = [argparse, ast, inspect, json.decoder, string, tempfile, textwrap]
 
 
@@ -94,6 +104,37 @@ def test_so_do_whole_modules_and_their_beginnings(
     lines = inspect.getsource(module).splitlines(keepends=True)[:400]
     for end in range(20, len(lines), 60):
         cell = "".join(lines[:end])
+        assert outcome(quick, cell) == outcome(TransformerManager(), cell)
+
+
+@functools.cache
+def statements() -> list[str]:
+    """Those of the modules, short ones, as they stand there."""
+    found = []
+    for source in map(inspect.getsource, MODULES):
+        lines = source.splitlines(keepends=True)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.stmt) and (end := node.end_lineno) is not None:
+                found.append("".join(lines[node.lineno - 1 : end])[:1_000])
+    return found
+
+
+def mutations(seed: int) -> Iterator[str]:
+    """Statements with scraps put in and pieces taken out."""
+    numbers = random.Random(seed)
+    for _ in range(MUTATIONS):
+        cell = numbers.choice(statements())
+        for _ in range(numbers.randint(1, 3)):
+            begin = numbers.randint(0, len(cell))
+            end = begin + numbers.choice((0, 0, 1, 3))
+            scrap = "" if end > begin else numbers.choice(SCRAPS)
+            cell = cell[:begin] + scrap + cell[end:]
+        yield cell
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_so_does_whatever_somebody_types(quick: CellTransformer, seed: int) -> None:
+    for cell in mutations(seed):
         assert outcome(quick, cell) == outcome(TransformerManager(), cell)
 
 
