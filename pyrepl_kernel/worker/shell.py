@@ -33,7 +33,7 @@ from pyrepl_kernel.worker.history import LazyHistory
 from pyrepl_kernel.worker.hooks import Hooked
 from pyrepl_kernel.worker.interrupts import user_part
 from pyrepl_kernel.worker.parent import FollowsParent, Parent, current_execution
-from pyrepl_kernel.worker.transforms import CellTransformer
+from pyrepl_kernel.worker.transforms import CellTransformer, LinePrefilter
 
 __all__ = [
     "CELL_HASH_SEED",
@@ -317,6 +317,12 @@ class ZMQInteractiveShell(FollowsParent, InteractiveShell):
     def _parse_ahead(self, source: str) -> bool:
         compiler = self.compile
         return isinstance(compiler, Compiler) and compiler.parse_ahead(source)
+
+    def init_prefilter(self) -> None:
+        """IPython's prefilter, made quicker."""
+        self.prefilter_manager = LinePrefilter(shell=self, parent=self)
+        self.configurables.append(self.prefilter_manager)
+        self.prefilter = self.prefilter_manager.prefilter_lines
 
     def init_history(self) -> None:
         """History with a database that opens later."""

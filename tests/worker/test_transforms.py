@@ -180,6 +180,95 @@ def test_a_tree_is_given_once_and_for_its_source_and_flags_alone() -> None:
         compiler.ast_parse("1 != 2\n")
 
 
+ONE_LINE = [
+    *("pass", "import os", "from os import path", "del x", "for i in range(3): print(i)"),
+    *("if x: pass", "while False: pass", "assert x, 'not x'", "raise ValueError('x')"),
+    *(
+        "import os # PYTHON-MODE",
+        "pass  # why?",
+        "pass;",
+        "return",
+        "global x, y",
+        "with x as y: pass",
+    ),
+    *(
+        "passport",
+        "import_ x",
+        "ls",
+        "ls -la",
+        "cd ..",
+        "who",
+        "time pass",
+        "x",
+        "x = 1",
+        "print 1",
+    ),
+    *("importlib", "from_ = 1", "def f(): pass", "for", "import", "not x", "lambda: 0", "twice"),
+]
+LIKE_IPYTHON = f"""
+from IPython.core.prefilter import PrefilterManager
+ip = get_ipython()
+def twice(x=0): return 2 * x
+plain = PrefilterManager(shell=ip)
+def differences():
+    return [
+        line for line in {ONE_LINE}
+        for ending in ("", "\\n", "\\n\\n")
+        if ip.prefilter(line + ending) != plain.prefilter_lines(line + ending)
+    ]
+"""
+
+
+@pytest.mark.parametrize("autocall", [0, 1, 2])
+async def test_one_line_comes_out_as_ipython_has_it(autocall: int) -> None:
+    async with Session() as session:
+        await session.run(LIKE_IPYTHON + f"ip.autocall = {autocall}")
+        if autocall < 2:  # else IPython makes "pass()" of it, which is no Python
+            await session.run("ip.register_magic_function(lambda line: None, magic_name='pass')")
+        assert (await session.run("differences()")).result == {"text/plain": "[]"}
+
+
+async def test_a_keyword_saves_the_search_of_a_line() -> None:
+    async with Session() as session:
+        await session.run(
+            "from unittest.mock import patch\n"
+            "search = patch('IPython.core.prefilter.PrefilterManager.find_handler').start()"
+        )
+        await session.run("pass")
+        await session.run("import os")
+        assert (await session.run("search.called;\nsearch.called")).result == {
+            "text/plain": "False"
+        }
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        "from IPython.core.prefilter import PrefilterTransformer\n"
+        "class Mine(PrefilterTransformer):\n"
+        "    def transform(self, line, continue_prompt):\n"
+        "        return line.replace('pass', 'print(\\'mine\\')')\n"
+        "Mine(shell=get_ipython(), prefilter_manager=get_ipython().prefilter_manager)",
+        "from IPython.core.prefilter import PrefilterChecker, PrefilterHandler\n"
+        "manager = get_ipython().prefilter_manager\n"
+        "class Handler(PrefilterHandler):\n"
+        "    handler_name = 'mine'\n"
+        "    def handle(self, info):\n"
+        "        return 'print(\\'mine\\')' if info.line == 'pass' else info.line\n"
+        "class Checker(PrefilterChecker):\n"
+        "    def check(self, info):\n"
+        "        return manager.get_handler_by_name('mine')\n"
+        "Handler(prefilter_manager=manager)\n"
+        "Checker(prefilter_manager=manager)",
+    ],
+    ids=["transformer", "checker"],
+)
+async def test_an_extension_may_have_its_say_in_a_line_with_a_keyword(extension: str) -> None:
+    async with Session() as session:
+        assert (await session.run(extension)).error is None
+        assert (await session.run("pass")).stdout == "mine\n"
+
+
 async def test_what_changes_the_tree_of_a_cell_changes_that_of_no_other() -> None:
     mark = """
         import ast
