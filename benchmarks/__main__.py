@@ -14,7 +14,7 @@ from .report import Report
 from .runner import Entrant, Lab, Samples, entrants, installed_kernels
 from .scenarios import SCENARIOS
 
-_DEFAULT_KERNELS = ("python3", "pyrepl", "xpython", "async", "py", "bare")
+_DEFAULT_KERNELS = ("python3", "pyrepl", "xpython", "async", "py", "bare", "alone")
 _DEFAULT_RUNS = 9
 
 

@@ -17,8 +17,8 @@ from .errors import BenchmarkError, KernelNotInstalled
 from .guards import uninterrupted
 from .scenarios import Scenario
 
-BARE = "bare"
-"""The kernelspec of two bare processes, which only few scenarios can be tried on."""
+BARE = ("bare", "alone")
+"""The kernelspecs of bare processes, which only few scenarios can be tried on."""
 
 _SLOW = 10.0  # seconds of a rehearsal from which a kernel gets fewer rounds
 _SLOW_RUNS = 3
@@ -131,7 +131,7 @@ class Lab:
             progress: told about each round.
         """
         kept: dict[str, Kernel] = {}
-        participants = [e for e in participants if e.spec != BARE or scenario.is_for_bare]
+        participants = [e for e in participants if e.spec not in BARE or scenario.is_for_bare]
         rounds = dict.fromkeys((entrant.label for entrant in participants), runs)
         for entrant in participants:
             results[entrant.label] = Samples()

@@ -77,7 +77,7 @@ class Scenario:
         unit: what the number counts.
         is_long: it takes so long that it is measured only when named.
         env: environment variables that its kernels start with.
-        is_for_bare: whether two bare processes can do it, written for nothing but a cell.
+        is_for_bare: whether bare processes can do it, written for nothing but a cell.
         rehearse: what the round does that does not count; None for the same as the others.
     """
 
