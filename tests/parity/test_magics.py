@@ -8,6 +8,17 @@ from .steps import Scenario, history, run, scenario, until
 
 _IS_TIME = "import re; assert re.search('TIME|ns|s per loop', c.stdout), c.stdout"
 
+# Where it is not installed, two commands of a pipe would complain, in either order.
+_FAKE_MAN = """
+import os
+for name, command in {"man": "echo page of $1", "col": "cat"}.items():
+    with open(name, "w") as file:
+        file.write(f"#!/bin/sh\\n{command}\\n")
+    os.chmod(name, 0o755)
+old = os.environ["PATH"]
+os.environ["PATH"] = f"{os.getcwd()}:{old}"
+"""
+
 SCENARIOS = [
     scenario("timeit", "%timeit -n 1 -r 1 pass"),
     scenario("timeit -o", "r = %timeit -n 1 -r 2 -o pass\ntype(r).__name__, r.loops, r.repeat"),
@@ -33,7 +44,9 @@ SCENARIOS = [
     scenario(
         "sh and script", "%%sh\necho sh", "%%script cat\nx", "%%script --no-raise-error false\n"
     ),
-    scenario("script in the background", "%%script --bg --out o bash\necho bg", "o.read()"),
+    scenario(
+        "script in the background", "%%script --bg --out o bash\necho bg", "o.read().result(10)"
+    ),
     scenario("python script", "%%python3\nprint('child')"),
     scenario("no such script", "%%script no_such_interpreter\nx"),
     scenario(
@@ -189,7 +202,7 @@ SCENARIOS = [
         "%less",
     ),
     scenario("less of Python", "%%writefile l.py\nx = 1", "%less l.py"),
-    scenario("man", "%man no_such_manual_page_here"),
+    scenario("man", _FAKE_MAN, "%man a_page", "os.environ['PATH'] = old"),
     scenario("connect_info", "%connect_info"),
     scenario("autosave", "%autosave 5", "%autosave 0", "%autosave x"),
     scenario("clear", "%clear", until("\x1b"), loose_streams=True),
