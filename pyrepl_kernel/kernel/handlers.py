@@ -219,8 +219,9 @@ def is_complete(kernel: Kernel, exchange: Exchange) -> None:
     message = IsCompleteMessage(exchange.request.content["code"])
 
     def finish(content: dict[str, Any]) -> None:
-        if kernel.session.is_executing:
-            exchange.finish(content)  # whoever sees this idle knows that it is not the cell's
+        # While a cell is at work, an idle that comes late could be taken for that cell's.
+        if kernel.session.is_executing or not exchange.request.is_of_jupyter_client:
+            exchange.finish(content)
         else:
             kernel.late_idle.finish(exchange, content)
 

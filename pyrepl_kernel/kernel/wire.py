@@ -86,6 +86,11 @@ class Request:
         """Its message id."""
         return str(self.header["msg_id"])
 
+    @property
+    def is_of_jupyter_client(self) -> bool:
+        """Whether it has been made by jupyter_client, whose ids begin with that of the session."""
+        return self.id.startswith(f"{self.header.get('session')}_")
+
 
 def _json_default(value: Any) -> Any:
     if isinstance(value, bytes):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from unittest.mock import Mock
 
 import pytest
+from jupyter_client.session import Session
 
 from pyrepl_kernel.kernel.exchange import Exchange, LateIdle
+from pyrepl_kernel.kernel.handlers import is_complete
 from pyrepl_kernel.kernel.wire import Request
 
 
@@ -23,10 +26,10 @@ class Records:
         self.kernel.publisher = self._channel("iopub")
         self.exchange = self.request("execute_request")
 
-    def request(self, kind: str) -> Exchange:
-        header = {"msg_id": "1", "msg_type": kind}
+    def request(self, kind: str, msg_id: str = "1", **content: str) -> Exchange:
+        header = {"msg_id": msg_id, "msg_type": kind, "session": "s"}
         return Exchange(
-            self.kernel, self.channel, Request([b"client"], b"{}", header, {}, {}, [], {})
+            self.kernel, self.channel, Request([b"client"], b"{}", header, {}, content, [], {})
         )
 
     def _make(self, kind: str) -> list[bytes]:
@@ -111,3 +114,31 @@ async def test_two_late_idles_come_in_their_order(records: Records, slow_timer: 
         late.finish(records.request("is_complete_request"), {"status": status})
     assert _made(records) == ["is_complete_reply", "status", "is_complete_reply"]
     late.end()
+
+
+@pytest.mark.parametrize(
+    ("msg_id", "is_executing", "is_late"),
+    [("s_4711_1", False, True), ("s_4711_1", True, False), ("0b5f-8a", False, False)],
+    ids=["jupyter_client", "beside a cell", "JupyterLab"],
+)
+async def test_whose_idle_comes_late(
+    records: Records, slow_timer: None, msg_id: str, is_executing: bool, is_late: bool
+) -> None:
+    kernel = records.kernel
+    kernel.late_idle = LateIdle()
+    kernel.session.is_executing = is_executing
+    answer = kernel.session.request.return_value = asyncio.get_running_loop().create_future()
+    is_complete(kernel, records.request("is_complete_request", msg_id, code="1"))
+    answer.set_result(Mock(content={"status": "complete"}))
+    await asyncio.sleep(0)
+    expected = ["is_complete_reply"] if is_late else ["is_complete_reply", "status"]
+    assert _made(records) == expected
+    kernel.late_idle.end()
+
+
+def test_whose_request_it_is() -> None:
+    ours = Session().msg("is_complete_request")["header"]
+    theirs = {"msg_id": str(uuid.uuid4()), "msg_type": "x", "session": str(uuid.uuid4())}
+    bare = {"msg_id": "1", "msg_type": "x"}
+    made = [Request([], b"{}", header, {}, {}, [], {}) for header in (ours, theirs, bare)]
+    assert [request.is_of_jupyter_client for request in made] == [True, False, False]
