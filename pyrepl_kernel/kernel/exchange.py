@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyrepl_kernel.kernel.channels import Channel
@@ -18,9 +18,10 @@ __all__ = ["Exchange", "LateIdle", "error_content", "outcome_metadata"]
 _BUSY = b'{"execution_state": "busy"}'
 _IDLE = b'{"execution_state": "idle"}'
 
-_LATEST_IDLE = 0.05
-"""Seconds after its reply in which a request is over, also if no other follows. jupyter console
-takes 0.01 from a reply to its cell; 0.02 with twice the work that there are processors for."""
+_LATEST_IDLE = 0.2
+"""Seconds after its reply in which a request is over, unless a cell has come. jupyter console
+takes 0.01 from a reply to its cell; with twice the work that there are processors for, 0.02 mostly
+and more than 0.05 now and then."""
 
 
 class Exchange:
@@ -164,17 +165,20 @@ class Exchange:
 
 
 class LateIdle:
-    """Lets a request that has its reply be over just before the next one begins, or a moment later.
+    """Lets a request that has its reply be over a moment later, and not while a cell is at work.
 
     jupyter console asks whether a line is complete, sends the cell as soon as it knows, looks at
     iopub after 50 ms for the first time, and takes an idle for the cell's, whatever it is of. With
     nothing after it, since this process had to wait for the processor for so long, the console
-    no longer listens for questions, and the cell's ``input()`` waits for ever. An idle that comes
-    together with the cell's busy does no harm. (JupyterLab waits for the idle before it goes on, so
-    this is not for its requests.)
+    no longer listens for questions, and the cell's ``input()`` waits for ever. (JupyterLab waits
+    for the idle before it goes on, so this is not for its requests.)
+
+    Args:
+        is_at_work: Whether there is a cell; when the last one ends, ``end`` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_at_work: Callable[[], bool]) -> None:
+        self._is_at_work = is_at_work
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -184,7 +188,11 @@ class LateIdle:
         exchange.busy()
         exchange.reply(content)
         self._exchange = exchange
-        self._timer = asyncio.get_running_loop().call_later(_LATEST_IDLE, self.end)
+        self._timer = asyncio.get_running_loop().call_later(_LATEST_IDLE, self._look)
+
+    def _look(self) -> None:
+        if not self._is_at_work():
+            self.end()
 
     def end(self) -> None:
         """Be done now, if there is something to be done with."""

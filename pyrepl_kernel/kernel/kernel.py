@@ -112,7 +112,7 @@ class Kernel:
         self.debugging = Debugging(self)
         self.crashes = Crashes(self, options.on_crash)
         self.restoration = Restoration(self)
-        self.late_idle = LateIdle()
+        self.late_idle = LateIdle(lambda: bool(self._runs))
         self._interruptions = Interruptions(self)
         self.next_count = 1
         self._topic = f"kernel.{self.identity}.".encode()
@@ -455,6 +455,7 @@ class Kernel:
             ended = run.message.id
             self._asking = {asked: who for asked, who in self._asking.items() if who != ended}
         if not self._runs:
+            self.late_idle.end()
             self._spares.fill()  # the first cell is done, and nobody waits now
 
     def waiting_runs(self, subshell_id: str | None = "") -> list[CellRun]:
@@ -604,7 +605,6 @@ class Kernel:
             self._serve(CONTROL_HANDLERS, self._control, request)
 
     def _serve(self, handlers: Mapping[str, Handler], channel: Channel, request: Request) -> None:
-        self.late_idle.end()
         if self.restarts.holds(request):
             self.restarts.hold(partial(self._serve, handlers, channel, request))
             return

@@ -211,8 +211,9 @@ def test_ctrl_c_at_an_input_interrupts_it(console: Console) -> None:
 
 STALLS = """
 import time
-from pyrepl_kernel.kernel import kernel, launch
+from pyrepl_kernel.kernel import exchange, kernel, launch
 
+exchange._LATEST_IDLE = 60  # where the console has to wait for the processor too
 serve = kernel.Kernel._serve
 
 def serve_late(self, handlers, channel, request):
@@ -232,6 +233,8 @@ def test_a_stall_of_the_kernel_costs_no_question(tmp_path: Path) -> None:
         "argv": [sys.executable, "-P", "-c", STALLS, "-f", "{connection_file}"],
         "display_name": "stalls",
         "language": "python",
+        # Which keeps the kernel's ports from those of other tests.
+        "metadata": {"kernel_provisioner": {"provisioner_name": "pyrepl-provisioner"}},
     }
     folder = tmp_path / "kernels" / "stalls"
     folder.mkdir(parents=True)

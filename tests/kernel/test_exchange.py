@@ -85,10 +85,19 @@ def _made(records: Records) -> list[str]:
     return [call.removeprefix("make ") for call in records.calls if call.startswith("make ")]
 
 
-async def test_a_late_idle_waits_for_the_next_request(records: Records, slow_timer: None) -> None:
-    late = LateIdle()
+async def test_a_late_idle_waits_for_the_end_of_a_cell(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyrepl_kernel.kernel.exchange._LATEST_IDLE", 0)
+    has_looked = asyncio.Event()
+
+    def is_at_work() -> bool:
+        has_looked.set()
+        return True
+
+    late = LateIdle(is_at_work)
     late.finish(records.request("is_complete_request"), {"status": "complete"})
-    await asyncio.sleep(0)
+    await has_looked.wait()
     assert _made(records)[-1] == "is_complete_reply"
     late.end()
     assert _made(records)[-1] == "status"
@@ -103,13 +112,13 @@ async def test_a_late_idle_comes_without_another_request(
     monkeypatch.setattr("pyrepl_kernel.kernel.exchange._LATEST_IDLE", 0)
     is_over = asyncio.Event()
     records.kernel.publisher.send.side_effect = lambda _: is_over.set()
-    LateIdle().finish(records.request("is_complete_request"), {"status": "complete"})
+    LateIdle(lambda: False).finish(records.request("is_complete_request"), {"status": "complete"})
     await is_over.wait()
     assert _made(records)[-1] == "status"
 
 
 async def test_two_late_idles_come_in_their_order(records: Records, slow_timer: None) -> None:
-    late = LateIdle()
+    late = LateIdle(lambda: False)
     for status in "complete", "incomplete":
         late.finish(records.request("is_complete_request"), {"status": status})
     assert _made(records) == ["is_complete_reply", "status", "is_complete_reply"]
@@ -125,7 +134,7 @@ async def test_whose_idle_comes_late(
     records: Records, slow_timer: None, msg_id: str, is_executing: bool, is_late: bool
 ) -> None:
     kernel = records.kernel
-    kernel.late_idle = LateIdle()
+    kernel.late_idle = LateIdle(lambda: False)
     kernel.session.is_executing = is_executing
     answer = kernel.session.request.return_value = asyncio.get_running_loop().create_future()
     is_complete(kernel, records.request("is_complete_request", msg_id, code="1"))
