@@ -10,7 +10,7 @@ error, no interrupt. What a kernel takes beyond it is what it does beyond it. ``
 benchmarks`` knows it as the kernel ``bare``.
 
 With ``--alone`` there is no second process, and the code runs in the first: the limit of a kernel
-whose user's code cannot be lost without it. That is the kernel ``alone``.
+that ends when the user's code crashes. That is the kernel ``alone``.
 """
 
 import argparse

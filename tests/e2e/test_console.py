@@ -14,7 +14,7 @@ import pexpect
 import pytest
 
 from .notebooks import RAISES, code_cells, read
-from .support import IS_OURS, KERNEL, TIMEOUT, TOUR, wait_gone
+from .support import IS_OURS, KERNEL, TIMEOUT, TOUR, only_ours, wait_gone
 
 # A pseudo-terminal is made by a fork; the child of this one executes another program at once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*forkpty:DeprecationWarning")
@@ -227,7 +227,7 @@ launch.main()
 """A kernel whose process has to wait for the processor whenever a cell comes."""
 
 
-@pytest.mark.skipif(not IS_OURS, reason="a kernel of ours is slowed down; unset PYREPL_E2E_KERNEL")
+@only_ours
 def test_a_stall_of_the_kernel_costs_no_question(tmp_path: Path) -> None:
     spec = {
         "argv": [sys.executable, "-P", "-c", STALLS, "-f", "{connection_file}"],

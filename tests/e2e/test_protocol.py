@@ -99,6 +99,17 @@ def test_a_request_gets_one_reply_between_one_busy_and_one_idle(
     assert states == ["busy", "idle"]
 
 
+@only_ours
+def test_an_idle_that_waits_for_a_cell_comes_when_that_has_ended(client: Client) -> None:
+    asked = client.send("is_complete_request", {"code": "1"})
+    client.reply(asked)
+    # Longer than an idle is kept back without a cell.
+    ran = client.execute("import time; time.sleep(0.5)")
+    assert client.reply(ran)["content"]["status"] == "ok"
+    assert is_idle(client.outputs(asked)[-1])
+    assert is_idle(client.outputs(ran)[-1])
+
+
 def test_the_input_comes_before_what_it_puts_out(client: Client) -> None:
     outcome = client.run("print('text')\n'value'")
     assert outcome.types == ["status", "execute_input", "stream", "execute_result", "status"]

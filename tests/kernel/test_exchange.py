@@ -97,7 +97,8 @@ async def test_a_late_idle_waits_for_the_end_of_a_cell(
 
     late = LateIdle(is_at_work)
     late.finish(records.request("is_complete_request"), {"status": "complete"})
-    await has_looked.wait()
+    async with asyncio.timeout(10):
+        await has_looked.wait()
     assert _made(records)[-1] == "is_complete_reply"
     late.end()
     assert _made(records)[-1] == "status"
@@ -106,14 +107,15 @@ async def test_a_late_idle_waits_for_the_end_of_a_cell(
     assert not records.calls
 
 
-async def test_a_late_idle_comes_without_another_request(
+async def test_a_late_idle_comes_without_a_cell(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pyrepl_kernel.kernel.exchange._LATEST_IDLE", 0)
     is_over = asyncio.Event()
     records.kernel.publisher.send.side_effect = lambda _: is_over.set()
     LateIdle(lambda: False).finish(records.request("is_complete_request"), {"status": "complete"})
-    await is_over.wait()
+    async with asyncio.timeout(10):
+        await is_over.wait()
     assert _made(records)[-1] == "status"
 
 
